@@ -1,6 +1,7 @@
 """A private CODEX_HOME whose configuration keeps Codex off the network."""
 
 import os
+import sys
 
 CONFIG = """\
 model = "{model}"
@@ -38,3 +39,7 @@ def write_codex_home(path, url, model="demo", retries=0):
     with open(os.path.join(path, "config.toml"), "w", encoding="utf-8") as file:
         file.write(CONFIG.format(model=model, url=url, retries=retries))
     return path
+
+
+if __name__ == "__main__":
+    write_codex_home(sys.argv[1], sys.argv[2], model="gpt-5-codex", retries=1)
