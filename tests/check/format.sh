@@ -1,5 +1,9 @@
 #!/bin/bash
 # Every C file is as clang-format leaves it.
-set -euo pipefail
+set -uo pipefail
 cd "$(dirname "$0")/../.."
-find src include tests -name '*.[ch]' -print0 | xargs -0 -n 16 -P 2 clang-format --dry-run -Werror
+bad=0
+while IFS= read -r -d '' file; do
+    clang-format --dry-run -Werror "$file" 2>/dev/null || { echo "format: $file" && bad=1; }
+done < <(find src include tests -name '*.[ch]' -print0 | sort -z)
+exit $bad
