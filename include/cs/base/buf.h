@@ -1,8 +1,8 @@
 /* base/buf: a growable byte buffer with a hard cap.
  *
- * Layer: base. A buffer serves one thread at a time. The first failure (cap reached: CS_TOO_LARGE; no
- * memory: CS_NO_MEM) sticks in `status`; later additions do nothing, so that a run of additions needs
- * one check at its end. The bytes are always followed by a NUL that `len` does not count.
+ * Layer: base. A buffer serves one thread at a time. The first failure (cap reached: CS_TOO_LARGE;
+ * no memory: CS_NO_MEM) sticks in `status`; later additions do nothing, so that a run of additions
+ * needs one check at its end. The bytes are always followed by a NUL that `len` does not count.
  */
 #ifndef CS_BASE_BUF_H
 #define CS_BASE_BUF_H

@@ -5,7 +5,7 @@
 #ifndef CS_BASE_ERR_H
 #define CS_BASE_ERR_H
 
-#define CS_MUST_USE __attribute__((warn_unused_result))
+#define CS_MUST_USE          __attribute__((warn_unused_result))
 #define CS_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /** What went wrong, in few classes. A client's finer name is cs_err.code. */

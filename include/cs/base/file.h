@@ -10,8 +10,8 @@
 #include "cs/base/buf.h"
 #include "cs/base/err.h"
 
-/** Create @path and its missing parents; @path itself gets mode 0700 (also when it existed and belongs to
- * us), new parents 0700. CS_INVALID if it is not a folder or belongs to another user. */
+/** Create @path and its missing parents; @path itself gets mode 0700 (also when it existed and
+ * belongs to us), new parents 0700. CS_INVALID if it is not a folder or belongs to another user. */
 CS_MUST_USE enum cs_status cs_mkdir_private(const char *path, struct cs_err *err);
 
 /** Append the whole file to @out. CS_NOT_FOUND, CS_TOO_LARGE (out's cap) or CS_IO. */

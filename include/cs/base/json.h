@@ -1,11 +1,12 @@
 /* base/json: reading JSON from outside (jansson behind a gate) and writing it.
  *
- * Layer: base. jansson.h is included by src/base/json.c alone. A parsed value serves one thread at a time.
+ * Layer: base. jansson.h is included by src/base/json.c alone. A parsed value serves one thread at
+ * a time.
  *
- * The gate refuses, before jansson sees the text: nesting deeper than the limit (a scan without recursion:
- * worker stacks are 100 KB), text over the size limit; then jansson refuses invalid UTF-8, duplicate keys,
- * NUL characters (\u0000) and trailing text. Errors: CS_INVALID with code "invalid_json", CS_TOO_LARGE with
- * code "json_too_large", CS_NO_MEM.
+ * The gate refuses, before jansson sees the text: nesting deeper than the limit (a scan without
+ * recursion: worker stacks are 100 KB), text over the size limit; then jansson refuses invalid
+ * UTF-8, duplicate keys, NUL characters (\u0000) and trailing text. Errors: CS_INVALID with code
+ * "invalid_json", CS_TOO_LARGE with code "json_too_large", CS_NO_MEM.
  */
 #ifndef CS_BASE_JSON_H
 #define CS_BASE_JSON_H
@@ -38,8 +39,8 @@ CS_MUST_USE enum cs_status cs_json_parse(const char *text, size_t len, size_t ma
 /** Free a root returned by cs_json_parse(). NULL is a no-op. */
 void cs_json_free(struct cs_json *value);
 
-/* Reading. Every argument may be NULL (then: NULL, false, 0 or the default). Returned values and strings
- * are borrowed until the root is freed. */
+/* Reading. Every argument may be NULL (then: NULL, false, 0 or the default). Returned values and
+ * strings are borrowed until the root is freed. */
 
 enum cs_json_type cs_json_type(const struct cs_json *value); /* NULL reads as CS_JSON_NULL */
 /** Member @key of an object, or NULL. */
@@ -56,10 +57,11 @@ const char *cs_json_get_string(const struct cs_json *object, const char *key);
 int64_t cs_json_int(const struct cs_json *value, int64_t otherwise);
 bool cs_json_bool(const struct cs_json *value, bool otherwise);
 
-/** Walk an object's members in unspecified order: @visit returns false to stop. Returns whether all were
- * visited. */
+/** Walk an object's members in unspecified order: @visit returns false to stop. Returns whether all
+ * were visited. */
 bool cs_json_each(const struct cs_json *object,
-                  bool (*visit)(const char *key, const struct cs_json *value, void *arg), void *arg);
+                  bool (*visit)(const char *key, const struct cs_json *value, void *arg),
+                  void *arg);
 
 /** Append @value as compact JSON. */
 void cs_json_dump(const struct cs_json *value, struct cs_buf *out);
@@ -71,8 +73,8 @@ void cs_json_quote(struct cs_buf *out, const char *text, size_t len);
 /** Whether the bytes are valid UTF-8 without NUL. */
 bool cs_utf8_valid(const char *text, size_t len);
 
-/* Writing: a writer puts the commas and quotes. Keys are NULL inside arrays and at the top. Failures stick in
- * the buffer. */
+/* Writing: a writer puts the commas and quotes. Keys are NULL inside arrays and at the top.
+ * Failures stick in the buffer. */
 
 struct cs_jsonw {
     struct cs_buf *out; /* borrowed */
