@@ -1,7 +1,8 @@
 /* core/core: the use cases, over store and engine.
  *
- * Layer: core; includes base, store and engine. One cs_core per daemon; every function may be called by any
- * thread. civetweb workers have 100 KB of stack: nothing here recurses over input or keeps large locals.
+ * Layer: core; includes base, store and engine. One cs_core per daemon; every function may be
+ * called by any thread. civetweb workers have 100 KB of stack: nothing here recurses over input or
+ * keeps large locals.
  */
 #ifndef CS_CORE_CORE_H
 #define CS_CORE_CORE_H
@@ -28,21 +29,24 @@ struct cs_core_parts {
 /** Starts the expiry thread. */
 CS_MUST_USE enum cs_status cs_core_new(const struct cs_core_parts *parts, struct cs_core **out_core,
                                        struct cs_err *err);
-/** Begin to stop: new turns are CS_UNAVAILABLE (code "shutting_down"), running ones are cancelled and end as
- * interrupted. Returns when none runs, or at @deadline with false. */
+/** Begin to stop: new turns are CS_UNAVAILABLE (code "shutting_down"), running ones are cancelled
+ * and end as interrupted. Returns when none runs, or at @deadline with false. */
 bool cs_core_drain(struct cs_core *core, int64_t deadline);
 /** After cs_core_drain() and when no other call is under way. NULL is a no-op. */
 void cs_core_free(struct cs_core *core);
 
-/** The settings in force. The pointer stays valid until cs_core_free(); read it anew per request. */
+/** The settings in force. The pointer stays valid until cs_core_free(); read it anew per request.
+ */
 const struct cs_config *cs_core_config(struct cs_core *core);
-/** Put the reloadable settings of @fresh in force; *out_ignored (may be NULL) gets the names that need a restart. */
+/** Put the reloadable settings of @fresh in force; *out_ignored (may be NULL) gets the names that
+ * need a restart. */
 CS_MUST_USE enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fresh,
                                           struct cs_buf *out_ignored, struct cs_err *err);
 
 /* ---- turns ---- */
 
-/** A request for a turn. Strings are borrowed during the call that takes it; NULL where not given. */
+/** A request for a turn. Strings are borrowed during the call that takes it; NULL where not given.
+ */
 struct cs_turn_request {
     bool continued;         /* go on with `identifier`; else create a session */
     const char *identifier; /* session or conversation id */
@@ -66,22 +70,26 @@ struct cs_turn_view {
     size_t response_len;
 };
 void cs_turn_view_fini(struct cs_turn_view *view);
+/** The status class of an ended turn: CS_OK if it completed, else as its error_code says
+ * (CS_TIMEOUT for "execution_timeout", CS_CANCELLED, CS_UPSTREAM, …). */
+enum cs_status cs_turn_outcome(const struct cs_turn_row *row);
 
 struct cs_turn; /* a turn under way in this process, reference-counted */
 
 /**
- * Validate, make the prompt (and for a new session its row) durable, and begin the turn on Codex. On CS_OK *out_turn is a
- * reference; then either cs_turn_wait() or cs_turn_release().
+ * Validate, make the prompt (and for a new session its row) durable, and begin the turn on Codex.
+ * On CS_OK *out_turn is a reference, to be given to cs_turn_run() or cs_turn_detach().
  *
- * With an idempotency key that is known: *out_turn NULL and *out_tid the earlier turn's id, to be answered by
- * cs_turn_view() (after waiting, if it runs) — or CS_MISMATCH "idempotency_key_reused", or CS_CONFLICT
- * "turn_interrupted".
+ * With an idempotency key that is known: *out_turn NULL and *out_tid the earlier turn's id, to be
+ * answered by cs_turn_view() (after waiting, if it runs) — or CS_MISMATCH "idempotency_key_reused",
+ * or CS_CONFLICT "turn_interrupted".
  *
- * Errors: CS_INVALID (prompt_required, identifier_required, invalid_*), CS_NOT_FOUND session_not_found, CS_CONFLICT
- * session_busy, CS_DENIED (sandbox_above_ceiling, cwd_denied), CS_TOO_LARGE prompt_too_large, CS_BUSY too_many_turns,
- * CS_UNAVAILABLE, CS_FULL, CS_IO, CS_NO_MEM.
+ * Errors: CS_INVALID (prompt_required, identifier_required, invalid_*), CS_NOT_FOUND
+ * session_not_found, CS_CONFLICT session_busy, CS_DENIED (sandbox_above_ceiling, cwd_denied),
+ * CS_TOO_LARGE prompt_too_large, CS_BUSY too_many_turns, CS_UNAVAILABLE, CS_FULL, CS_IO, CS_NO_MEM.
  */
-CS_MUST_USE enum cs_status cs_turn_begin(struct cs_core *core, const struct cs_turn_request *request,
+CS_MUST_USE enum cs_status cs_turn_begin(struct cs_core *core,
+                                         const struct cs_turn_request *request,
                                          struct cs_turn **out_turn, char out_tid[CS_UUID_MAX],
                                          struct cs_err *err);
 /** The turn's id and its session's ids; valid while the reference is held. */
@@ -89,57 +97,63 @@ const char *cs_turn_tid(const struct cs_turn *turn);
 const char *cs_turn_sid(const struct cs_turn *turn);
 const char *cs_turn_cid(const struct cs_turn *turn);
 
-/** What observers of a running turn are told (streams, issue of their own): called on the thread that drives the turn. */
+/** What observers of a running turn are told (streams, issue of their own): called on the thread
+ * that drives the turn. */
 typedef void (*cs_turn_observer)(void *arg, const struct cs_engine_event *event);
 
-/** Drive the turn to its end on this thread: its outcome is durable when this returns CS_OK, whatever it was. Consumes the
- * reference. @observe may be NULL. */
+/** Drive the turn to its end on this thread: its outcome is durable when this returns CS_OK,
+ * whatever it was. Consumes the reference. @observe may be NULL. */
 CS_MUST_USE enum cs_status cs_turn_run(struct cs_turn *turn, cs_turn_observer observe, void *arg,
                                        struct cs_err *err);
 /** Drive it on a thread of its own, for callers that do not wait. Consumes the reference. */
 CS_MUST_USE enum cs_status cs_turn_detach(struct cs_turn *turn, struct cs_err *err);
 
-/** Read a turn by id, waiting until it has ended or @deadline (cs_mono_ms()) has come; a past deadline does not wait.
- * CS_NOT_FOUND, code "turn_not_found". */
+/** Read a turn by id, waiting until it has ended or @deadline (cs_mono_ms()) has come; a past
+ * deadline does not wait. CS_NOT_FOUND, code "turn_not_found". */
 CS_MUST_USE enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadline,
                                         struct cs_turn_view *out_view, struct cs_err *err);
 
-/** Ask the running turn of a session to stop; returns without waiting. *out_tid gets its id. CS_NOT_FOUND session_not_found;
- * CS_CONFLICT "no_running_turn". */
+/** Ask the running turn of a session to stop; returns without waiting. *out_tid gets its id.
+ * CS_NOT_FOUND session_not_found; CS_CONFLICT "no_running_turn". */
 CS_MUST_USE enum cs_status cs_session_cancel(struct cs_core *core, const char *identifier,
                                              char out_tid[CS_UUID_MAX], struct cs_err *err);
 
 /* ---- sessions ---- */
 
-/** A live session; CS_NOT_FOUND (session_not_found, the kept sentence) when it is unknown, expired or archived.
- * Caller: cs_session_fini(). */
+/** A live session; CS_NOT_FOUND (session_not_found, the kept sentence) when it is unknown, expired
+ * or archived. Caller: cs_session_fini(). */
 CS_MUST_USE enum cs_status cs_core_session(struct cs_core *core, const char *identifier,
                                            struct cs_session *out_session, struct cs_err *err);
-CS_MUST_USE enum cs_status cs_core_sessions(struct cs_core *core, const struct cs_session_filter *filter,
+CS_MUST_USE enum cs_status cs_core_sessions(struct cs_core *core,
+                                            const struct cs_session_filter *filter,
                                             struct cs_session_list *out_list, struct cs_err *err);
-/** Delete, with all its rows; *out_sid is its session id. CS_CONFLICT session_busy while a turn runs. Archived ones too. */
+/** Delete, with all its rows; *out_sid is its session id. CS_CONFLICT session_busy while a turn
+ * runs. Archived ones too. */
 CS_MUST_USE enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,
                                           char out_sid[CS_UUID_MAX], struct cs_err *err);
-/** Bring an archived session back; its limit is enforced (the evicted ids come in *out_evicted_json, a JSON array to be freed).
- * CS_CONFLICT "not_archived" when it is live. Caller: cs_session_fini(). */
+/** Bring an archived session back; its limit is enforced (the evicted ids come in
+ * *out_evicted_json, a JSON array to be freed). CS_CONFLICT "not_archived" when it is live. Caller:
+ * cs_session_fini(). */
 CS_MUST_USE enum cs_status cs_core_restore(struct cs_core *core, const char *identifier,
                                            struct cs_session *out_session, char **out_evicted_json,
                                            struct cs_err *err);
 /** Expire and purge what is due, now. */
-CS_MUST_USE enum cs_status cs_core_cleanup(struct cs_core *core, int64_t *out_cleaned, struct cs_err *err);
+CS_MUST_USE enum cs_status cs_core_cleanup(struct cs_core *core, int64_t *out_cleaned,
+                                           struct cs_err *err);
 
 /** Rendered history of a live session, shared and immutable. */
 struct cs_history {
     char sid[CS_UUID_MAX], cid[CS_UUID_MAX];
     const char *messages; /* rendered messages, comma-separated, without brackets */
     size_t len;
-    int64_t count;        /* messages in it */
-    int64_t total;        /* messages of the session */
-    int64_t before;       /* cursor of the older ones; 0 at the start */
+    int64_t count;  /* messages in it */
+    int64_t total;  /* messages of the session */
+    int64_t before; /* cursor of the older ones; 0 at the start */
 };
 /** @limit 0: all. @before 0: the newest. Cached when both are 0. Free with cs_history_release(). */
-CS_MUST_USE enum cs_status cs_core_history(struct cs_core *core, const char *identifier, unsigned limit,
-                                           int64_t before, const struct cs_history **out_history,
+CS_MUST_USE enum cs_status cs_core_history(struct cs_core *core, const char *identifier,
+                                           unsigned limit, int64_t before,
+                                           const struct cs_history **out_history,
                                            struct cs_err *err);
 void cs_history_release(const struct cs_history *history);
 
@@ -148,12 +162,13 @@ void cs_history_release(const struct cs_history *history);
 struct cs_figures {
     struct cs_session_figures sessions;
     struct cs_turn_figures turns;
-    int64_t turns_now;    /* running in this process */
-    int64_t started_at;   /* wall ms of the daemon's start */
+    int64_t turns_now;  /* running in this process */
+    int64_t started_at; /* wall ms of the daemon's start */
     int64_t uptime_ms;
     int64_t rss_bytes;
     int64_t children, restarts; /* of Codex */
-    bool model_fallback;  /* the default model was refused and Codex's own one ran, since the start */
+    bool
+        model_fallback; /* the default model was refused and Codex's own one ran, since the start */
 };
 CS_MUST_USE enum cs_status cs_core_figures(struct cs_core *core, struct cs_figures *out_figures,
                                            struct cs_err *err);

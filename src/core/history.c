@@ -1,0 +1,287 @@
+/* core/history: rendered histories, kept for readers under a bound of bytes. */
+#include <search.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cs/base/clock.h"
+#include "priv.h"
+
+#define STRIPES     256
+#define HISTORY_MAX ((size_t)256 << 20) /* bytes of one rendered history */
+
+/* A history that several readers and the cache share. */
+struct shared {
+    struct cs_history view; /* first: what callers hold points here */
+    atomic_uint refs;
+    char *text; /* owned; view.messages */
+    int64_t last_used_at, expires_at;
+};
+
+/* A cache entry: one identifier (session or conversation id) of one history. */
+struct node {
+    char key[CS_UUID_MAX];
+    struct shared *history;
+    struct node *newer, *older; /* ring of use; the head is the cache's own */
+};
+
+struct cs_history_cache {
+    pthread_mutex_t mutex;
+    void *tree;
+    struct node ring;
+    size_t bytes, max;
+    /* A reader may have read just before a write that was forgotten just before it inserts: it
+     * remembers the stripe of its identifier before it reads, and inserts only if that has not
+     * moved. */
+    unsigned long stripes[STRIPES];
+};
+
+static unsigned stripe_of(const char *key)
+{
+    unsigned hash = 2166136261u;
+
+    for (; *key != '\0'; key++)
+        hash = (hash ^ (unsigned char)*key) * 16777619u;
+    return hash % STRIPES;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const struct node *x = a, *y = b;
+
+    return strcmp(x->key, y->key);
+}
+
+static size_t cost(const struct node *node)
+{
+    return sizeof *node + sizeof *node->history + node->history->view.len;
+}
+
+void cs_history_release(const struct cs_history *history)
+{
+    struct shared *shared;
+
+    if (history == NULL)
+        return;
+    memcpy(&shared, &history, sizeof shared); /* the view is its first member */
+    if (atomic_fetch_sub(&shared->refs, 1) != 1)
+        return;
+    free(shared->text);
+    free(shared);
+}
+
+enum cs_status cs_history_cache_new(size_t max_bytes, struct cs_history_cache **out_cache,
+                                    struct cs_err *err)
+{
+    struct cs_history_cache *cache = calloc(1, sizeof *cache);
+
+    if (cache == NULL)
+        return cs_err_nomem(err);
+    pthread_mutex_init(&cache->mutex, NULL);
+    cache->ring.newer = cache->ring.older = &cache->ring;
+    cache->max = max_bytes;
+    *out_cache = cache;
+    return CS_OK;
+}
+
+static void unlink_node(struct node *node)
+{
+    node->newer->older = node->older;
+    node->older->newer = node->newer;
+}
+
+static void link_newest(struct cs_history_cache *cache, struct node *node)
+{
+    node->older = cache->ring.older;
+    node->newer = &cache->ring;
+    cache->ring.older->newer = node;
+    cache->ring.older = node;
+}
+
+/* With the mutex held. */
+static void drop(struct cs_history_cache *cache, struct node *node)
+{
+    tdelete(node, &cache->tree, compare);
+    unlink_node(node);
+    cache->bytes -= cost(node);
+    cs_history_release(&node->history->view);
+    free(node);
+}
+
+/* With the mutex held. */
+static struct node *lookup(struct cs_history_cache *cache, const char *key)
+{
+    struct node probe, **found;
+
+    if (strlen(key) >= sizeof probe.key)
+        return NULL;
+    memcpy(probe.key, key, strlen(key) + 1);
+    found = tfind(&probe, &cache->tree, compare);
+    return found != NULL ? *found : NULL;
+}
+
+static void forget_key(struct cs_history_cache *cache, const char *key)
+{
+    struct node *node;
+
+    cache->stripes[stripe_of(key)]++;
+    node = lookup(cache, key);
+    if (node != NULL)
+        drop(cache, node);
+}
+
+void cs_history_forget(struct cs_core *core, const char *sid, const char *cid)
+{
+    pthread_mutex_lock(&core->cache->mutex);
+    forget_key(core->cache, sid);
+    forget_key(core->cache, cid);
+    pthread_mutex_unlock(&core->cache->mutex);
+}
+
+void cs_history_forget_all(struct cs_core *core)
+{
+    struct cs_history_cache *cache = core->cache;
+    unsigned i;
+
+    pthread_mutex_lock(&cache->mutex);
+    for (i = 0; i < STRIPES; i++)
+        cache->stripes[i]++;
+    while (cache->ring.newer != &cache->ring)
+        drop(cache, cache->ring.newer);
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+void cs_history_cache_free(struct cs_history_cache *cache)
+{
+    if (cache == NULL)
+        return;
+    while (cache->ring.newer != &cache->ring)
+        drop(cache, cache->ring.newer);
+    pthread_mutex_destroy(&cache->mutex);
+    free(cache);
+}
+
+/* The cached history with a reference, or NULL; *out_stripe is remembered for insert(). */
+static struct shared *cached(struct cs_core *core, const char *identifier,
+                             unsigned long *out_stripe)
+{
+    struct cs_history_cache *cache = core->cache;
+    struct shared *history = NULL;
+    struct node *node;
+
+    pthread_mutex_lock(&cache->mutex);
+    *out_stripe = cache->stripes[stripe_of(identifier)];
+    node = lookup(cache, identifier);
+    if (node != NULL) {
+        history = node->history;
+        atomic_fetch_add(&history->refs, 1);
+        unlink_node(node);
+        link_newest(cache, node);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+    return history;
+}
+
+/* Keep @history under @identifier, unless something was written since @stripe was read. Failing to
+ * keep is no error. */
+static void insert(struct cs_core *core, const char *identifier, unsigned long stripe,
+                   struct shared *history)
+{
+    struct cs_history_cache *cache = core->cache;
+    struct node *node = calloc(1, sizeof *node), **found;
+
+    if (node == NULL || strlen(identifier) >= sizeof node->key) {
+        free(node);
+        return;
+    }
+    memcpy(node->key, identifier, strlen(identifier) + 1);
+    node->history = history;
+    pthread_mutex_lock(&cache->mutex);
+    found = cost(node) <= cache->max / 4 && cache->stripes[stripe_of(identifier)] == stripe
+                ? tsearch(node, &cache->tree, compare)
+                : NULL;
+    if (found == NULL || *found != node) {
+        free(node);
+    } else {
+        atomic_fetch_add(&history->refs, 1);
+        link_newest(cache, node);
+        cache->bytes += cost(node);
+        while (cache->bytes > cache->max)
+            drop(cache, cache->ring.newer);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+/* Render from the store. */
+static enum cs_status render(struct cs_core *core, struct cs_db *db, const char *identifier,
+                             unsigned limit, int64_t before, struct shared *history,
+                             struct cs_err *err)
+{
+    struct cs_session session;
+    struct cs_buf text;
+    enum cs_status rc = cs_session_find_live(core, db, identifier, &session, err);
+
+    if (rc != CS_OK)
+        return rc;
+    cs_buf_init(&text, HISTORY_MAX);
+    rc = cs_message_history(db, session.id, limit, before, &text, &history->view.count,
+                            &history->view.before, err);
+    if (rc == CS_OK)
+        rc = cs_buf_check(&text, err);
+    if (rc == CS_OK) {
+        memcpy(history->view.sid, session.sid, CS_UUID_MAX);
+        memcpy(history->view.cid, session.cid, CS_UUID_MAX);
+        history->view.total = session.message_count;
+        history->last_used_at = session.last_used_at;
+        history->expires_at = session.expires_at;
+        history->text = cs_buf_take(&text, &history->view.len);
+        history->view.messages = history->text;
+        if (history->text == NULL)
+            rc = cs_err_nomem(err);
+    }
+    cs_buf_fini(&text);
+    cs_session_fini(&session);
+    return rc;
+}
+
+static bool still_live(struct cs_core *core, const struct shared *history)
+{
+    return !cs_expired(core, history->last_used_at, history->expires_at) ||
+           cs_registry_busy(core, history->view.sid);
+}
+
+enum cs_status cs_core_history(struct cs_core *core, const char *identifier, unsigned limit,
+                               int64_t before, const struct cs_history **out_history,
+                               struct cs_err *err)
+{
+    bool whole = limit == 0 && before == 0;
+    unsigned long stripe = 0;
+    struct shared *history = whole ? cached(core, identifier, &stripe) : NULL;
+    struct cs_db *db = NULL;
+    enum cs_status rc;
+
+    if (history != NULL) {
+        if (!still_live(core, history)) {
+            cs_history_release(&history->view);
+            return cs_session_missing(identifier, err);
+        }
+        *out_history = &history->view;
+        return CS_OK;
+    }
+    history = calloc(1, sizeof *history);
+    if (history == NULL)
+        return cs_err_nomem(err);
+    atomic_init(&history->refs, 1);
+    rc = cs_store_read(core->store, &db, err);
+    if (rc == CS_OK)
+        rc = render(core, db, identifier, limit, before, history, err);
+    cs_store_done(core->store, db);
+    if (rc != CS_OK) {
+        cs_history_release(&history->view);
+        return rc;
+    }
+    if (whole)
+        insert(core, identifier, stripe, history);
+    *out_history = &history->view;
+    return CS_OK;
+}

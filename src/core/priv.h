@@ -1,0 +1,189 @@
+/* core/priv: what core's files share.
+ *
+ * Layer: core, private.
+ *
+ * Lock order: core->mutex, then a history-cache or engine lock. No store call is made with
+ * core->mutex held.
+ */
+#ifndef CS_CORE_PRIV_H
+#define CS_CORE_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "cs/base/thread.h"
+#include "cs/core/core.h"
+#include "cs/store/message.h"
+
+/** Why a running turn was asked to stop. */
+enum cs_stop { CS_STOP_NONE, CS_STOP_TIMEOUT, CS_STOP_CANCEL, CS_STOP_SHUTDOWN };
+
+/** A turn under way. Immutable after cs_turn_begin() but for the fields marked otherwise. */
+struct cs_turn {
+    struct cs_core *core;
+    struct cs_session session; /* as at the start */
+    char *prompt;              /* owned; for a new thread the context is sent before it */
+    size_t prompt_len;
+    char *context; /* owned; NULL without */
+    size_t context_len;
+    char *idempotency_key; /* owned; NULL without */
+    unsigned char body_hash[CS_SHA256_LEN];
+    enum cs_engine_kind kind; /* never CS_ENGINE_AUTO */
+    bool default_model;       /* nobody asked for the model by name */
+    int64_t deadline;         /* mono ms */
+    int64_t begun;            /* mono ms */
+    /* how to reach Codex's thread: from the session's last turn on this host */
+    char *thread_id;   /* NULL: a new thread */
+    char *orphan_turn; /* Codex turn to revert first; NULL: none */
+    struct cs_usage thread_total;
+
+    /* the driving thread's */
+    struct cs_turn_row row;
+    char *answer; /* last complete agent message; NULL: none yet */
+    size_t answer_len;
+    struct cs_transcript *transcript;
+    struct cs_engine_item *items; /* borrow the transcript's texts */
+
+    /* under core->mutex */
+    unsigned refs; /* registry, driver, waiters */
+    bool ended;    /* its outcome is durable (or handed to the unfinished list) */
+    enum cs_stop stop;
+    struct cs_engine_turn *engine_turn; /* while it runs */
+    pthread_cond_t changed;             /* ended became true */
+    struct cs_turn *next_unfinished;
+};
+
+struct cs_history_cache;
+
+/** How far the wall clock has been seen to jump against the time since boot (expiry.c). */
+struct cs_clock_watch {
+    pthread_mutex_t mutex;
+    int64_t wall, boot; /* ms, at the last look */
+    int64_t before;     /* wall ms just before the last jump */
+    int64_t jumped;     /* sum of the jumps seen, ms */
+};
+
+struct cs_core {
+    struct cs_store *store;
+    struct cs_engine *engine;
+    int64_t started_wall, started_mono;
+    struct cs_history_cache *cache;
+    struct cs_clock_watch clock;
+    _Atomic(const struct cs_config *) config;
+    atomic_bool model_fallback;
+
+    pthread_mutex_t mutex; /* guards all below and each turn's last group */
+    pthread_cond_t idle;   /* running became 0 */
+    void *by_session;      /* tsearch trees of struct cs_turn */
+    void *by_tid;
+    int64_t running;
+    bool draining;
+    struct cs_turn *unfinished;        /* outcomes that could not be written yet */
+    struct cs_config *old_configs[64]; /* replaced by reloads; readers may still hold them */
+    size_t old_count;
+
+    pthread_t sweeper;    /* expiry.c */
+    pthread_cond_t sweep; /* wake the sweeper */
+    int64_t sweep_at;     /* wall ms of its next look */
+    bool stopping;
+};
+
+/* registry.c */
+
+/** Claim the session for @turn and count it. CS_CONFLICT session_busy, CS_BUSY too_many_turns,
+ * CS_UNAVAILABLE shutting_down. When the holder was begun with the same idempotency key and body,
+ * *out_twin is its id and the status CS_OK (nothing is claimed). */
+CS_MUST_USE enum cs_status cs_registry_claim(struct cs_turn *turn, char out_twin[CS_UUID_MAX],
+                                             struct cs_err *err);
+/** Undo a claim, or end it: wakes all waiters, drops the registry's reference. */
+void cs_registry_release(struct cs_turn *turn);
+/** A reference to the running turn with this id / of this session, or NULL. */
+struct cs_turn *cs_registry_by_tid(struct cs_core *core, const char *tid);
+struct cs_turn *cs_registry_by_session(struct cs_core *core, const char *sid);
+bool cs_registry_busy(struct cs_core *core, const char *sid);
+/** Ask a turn to stop; the first reason wins. Returns whether it was this one. */
+bool cs_registry_stop(struct cs_turn *turn, enum cs_stop stop);
+void cs_registry_stop_all(struct cs_core *core, enum cs_stop stop);
+/** Let the turn's driver be seen by cs_registry_stop(); NULL when it is to be freed. */
+void cs_registry_set_engine_turn(struct cs_turn *turn, struct cs_engine_turn *engine_turn);
+void cs_turn_unref(struct cs_turn *turn);
+
+/* request.c */
+
+/** Check @request and fill what does not depend on stored state. */
+CS_MUST_USE enum cs_status cs_request_check(struct cs_core *core,
+                                            const struct cs_turn_request *request,
+                                            struct cs_err *err);
+/** Resolve a working folder by the rules of the settings. The caller frees *out_path. */
+CS_MUST_USE enum cs_status cs_request_cwd(const struct cs_config *config, const char *asked,
+                                          char **out_path, struct cs_err *err);
+CS_MUST_USE enum cs_status cs_request_sandbox(const struct cs_config *config, const char *sandbox,
+                                              struct cs_err *err);
+
+/* context.c */
+
+/** Decide from the session's last turn whether Codex's thread can be gone on with. @last may be
+ * NULL. */
+CS_MUST_USE enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row *last,
+                                             struct cs_err *err);
+/** cs_engine_history of a turn: loads the transcript from the store. */
+enum cs_status cs_context_history(void *turn, const struct cs_engine_item **out_items,
+                                  size_t *out_count, struct cs_err *err);
+
+/* turn_row.c */
+
+/** Make prompt, turn and, unless continued, the session durable. When the idempotency key is known,
+ * *out_tid is the earlier turn and nothing is written. */
+CS_MUST_USE enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_MAX],
+                                                 struct cs_err *err);
+/** Make the outcome in turn->row and turn->answer durable. */
+CS_MUST_USE enum cs_status cs_turn_persist_end(struct cs_turn *turn, struct cs_err *err);
+/** Look the request's key up: CS_OK with *out_tid set, or "" when it is unknown. */
+CS_MUST_USE enum cs_status cs_turn_replay(struct cs_core *core,
+                                          const struct cs_turn_request *request,
+                                          char out_tid[CS_UUID_MAX], struct cs_err *err);
+
+/* limits.c */
+
+/** The limit of live sessions for this owner; 0: none. */
+int64_t cs_limits_of(const struct cs_config *config, bool own);
+/** Writer thread: archive the least recently used sessions of @user until @limit holds, never
+ * @keep; appends their ids to the JSON array @evicted (opened and closed here). */
+CS_MUST_USE enum cs_status cs_limits_enforce(struct cs_db *db, const struct cs_session *keep,
+                                             int64_t limit, struct cs_buf *evicted,
+                                             struct cs_err *err);
+
+/* expiry.c */
+
+void cs_clock_watch_init(struct cs_clock_watch *watch);
+/** Whether a live session's time is over, with jumps of the wall clock left out of account. */
+bool cs_expired(struct cs_core *core, int64_t last_used_at, int64_t expires_at);
+CS_MUST_USE enum cs_status cs_expiry_start(struct cs_core *core, struct cs_err *err);
+void cs_expiry_stop(struct cs_core *core);
+/** A session will expire at @wall_ms: the sweeper must look no later. */
+void cs_expiry_note(struct cs_core *core, int64_t wall_ms);
+/** Keep a turn whose outcome could not be written; the sweeper tries again. */
+void cs_expiry_retry_later(struct cs_turn *turn);
+
+/* session.c */
+
+/** "Session not found for conversation_id: …". */
+enum cs_status cs_session_missing(const char *identifier, struct cs_err *err);
+/** cs_session_find(), and CS_NOT_FOUND unless it is live and not expired. */
+CS_MUST_USE enum cs_status cs_session_find_live(struct cs_core *core, struct cs_db *db,
+                                                const char *identifier,
+                                                struct cs_session *out_session, struct cs_err *err);
+
+/* history.c */
+
+CS_MUST_USE enum cs_status cs_history_cache_new(size_t max_bytes,
+                                                struct cs_history_cache **out_cache,
+                                                struct cs_err *err);
+void cs_history_cache_free(struct cs_history_cache *cache);
+/** The session changed: what is cached of it is stale. */
+void cs_history_forget(struct cs_core *core, const char *sid, const char *cid);
+/** Sessions were put out by a limit: forget everything. */
+void cs_history_forget_all(struct cs_core *core);
+
+#endif
