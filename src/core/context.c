@@ -44,10 +44,13 @@ enum cs_status cs_context_history(void *arg, const struct cs_engine_item **out_i
     size_t i;
 
     rc = cs_store_read(turn->core->store, &db, err);
-    if (rc == CS_OK && turn->transcript == NULL)
+    if (rc == CS_OK) {
+        cs_transcript_free(turn->transcript);
+        turn->transcript = NULL;
         rc = cs_message_transcript(db, turn->session.id, turn->row.tid, &turn->transcript, err);
+    }
     cs_store_done(turn->core->store, db);
-    if (rc != CS_OK)
+    if (rc != CS_OK || turn->transcript == NULL)
         return rc;
 
     free(turn->items);

@@ -35,15 +35,12 @@ static enum cs_status config_copy(const struct cs_config *from, struct cs_config
     return CS_OK;
 }
 
-static void config_free(const struct cs_config *config)
+static void config_free(struct cs_config *config)
 {
-    struct cs_config *mine;
-
     if (config == NULL)
         return;
-    memcpy(&mine, &config, sizeof mine); /* ours since config_copy(); shared as const */
-    cs_config_fini(mine);
-    free(mine);
+    cs_config_fini(config);
+    free(config);
 }
 
 static enum cs_status core_init(struct cs_core *core, const struct cs_core_parts *parts,
@@ -133,8 +130,7 @@ const struct cs_config *cs_core_config(struct cs_core *core)
 enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fresh,
                               struct cs_buf *out_ignored, struct cs_err *err)
 {
-    const struct cs_config *old = cs_core_config(core);
-    struct cs_config *next = NULL;
+    struct cs_config *old = atomic_load(&core->config), *next = NULL;
     enum cs_status rc;
 
     if (core->old_count == sizeof core->old_configs / sizeof core->old_configs[0])
@@ -148,7 +144,7 @@ enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fres
         return rc;
     }
     /* Readers hold the old settings for the length of a request; they are freed with the core. */
-    memcpy(&core->old_configs[core->old_count++], &old, sizeof old);
+    core->old_configs[core->old_count++] = old;
     atomic_store_explicit(&core->config, next, memory_order_release);
     cs_expiry_note(core, cs_clock_ms());
     return CS_OK;

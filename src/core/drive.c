@@ -6,8 +6,9 @@
 #include "cs/base/log.h"
 #include "priv.h"
 
-#define GIVE_UP_MS 6000 /* after a stop: Codex's own 3 s and slack, then the turn is left behind   \
-                         */
+#define GIVE_UP_MS                                                                                 \
+    6000 /* after a stop: Codex's own 3 s and slack, then the turn is left behind                  \
+          */
 #define STACK_BYTES 131072 /* of a thread that drives a detached turn */
 
 /* Replace the owned string at @slot. Out of memory keeps the old one: the outcome must still be

@@ -251,7 +251,7 @@ static void *run(void *arg)
             continue;
         if (sweep_once(core, &cleaned, &next, &err) != CS_OK) {
             cs_log_err("sweep_failed", &err, NULL, NULL);
-            next = cs_clock_ms() + 30 * LEAST_MS;
+            next = cs_clock_ms() + FAILED_MS;
         }
         if (next != INT64_MAX && next < cs_clock_ms() + LEAST_MS)
             next = cs_clock_ms() + LEAST_MS;

@@ -59,11 +59,10 @@ static size_t cost(const struct node *node)
 
 void cs_history_release(const struct cs_history *history)
 {
-    struct shared *shared;
+    struct shared *shared = (struct shared *)(uintptr_t)history; /* the view is its first member */
 
-    if (history == NULL)
+    if (shared == NULL)
         return;
-    memcpy(&shared, &history, sizeof shared); /* the view is its first member */
     if (atomic_fetch_sub(&shared->refs, 1) != 1)
         return;
     free(shared->text);
@@ -212,10 +211,14 @@ static void insert(struct cs_core *core, const char *identifier, unsigned long s
     pthread_mutex_unlock(&cache->mutex);
 }
 
+struct page {
+    unsigned limit;
+    int64_t before;
+};
+
 /* Render from the store. */
 static enum cs_status render(struct cs_core *core, struct cs_db *db, const char *identifier,
-                             unsigned limit, int64_t before, struct shared *history,
-                             struct cs_err *err)
+                             struct page page, struct shared *history, struct cs_err *err)
 {
     struct cs_session session;
     struct cs_buf text;
@@ -224,7 +227,7 @@ static enum cs_status render(struct cs_core *core, struct cs_db *db, const char 
     if (rc != CS_OK)
         return rc;
     cs_buf_init(&text, HISTORY_MAX);
-    rc = cs_message_history(db, session.id, limit, before, &text, &history->view.count,
+    rc = cs_message_history(db, session.id, page.limit, page.before, &text, &history->view.count,
                             &history->view.before, err);
     if (rc == CS_OK)
         rc = cs_buf_check(&text, err);
@@ -250,6 +253,29 @@ static bool still_live(struct cs_core *core, const struct shared *history)
            cs_registry_busy(core, history->view.sid);
 }
 
+/* Render anew; *out_history has one reference. */
+static enum cs_status load(struct cs_core *core, const char *identifier, unsigned limit,
+                           int64_t before, struct shared **out_history, struct cs_err *err)
+{
+    struct shared *history = calloc(1, sizeof *history);
+    struct cs_db *db = NULL;
+    enum cs_status rc;
+
+    if (history == NULL)
+        return cs_err_nomem(err);
+    atomic_init(&history->refs, 1);
+    rc = cs_store_read(core->store, &db, err);
+    if (rc == CS_OK)
+        rc = render(core, db, identifier, (struct page){limit, before}, history, err);
+    cs_store_done(core->store, db);
+    if (rc != CS_OK) {
+        cs_history_release(&history->view);
+        return rc;
+    }
+    *out_history = history;
+    return CS_OK;
+}
+
 enum cs_status cs_core_history(struct cs_core *core, const char *identifier, unsigned limit,
                                int64_t before, const struct cs_history **out_history,
                                struct cs_err *err)
@@ -257,31 +283,19 @@ enum cs_status cs_core_history(struct cs_core *core, const char *identifier, uns
     bool whole = limit == 0 && before == 0;
     unsigned long stripe = 0;
     struct shared *history = whole ? cached(core, identifier, &stripe) : NULL;
-    struct cs_db *db = NULL;
     enum cs_status rc;
 
-    if (history != NULL) {
-        if (!still_live(core, history)) {
-            cs_history_release(&history->view);
-            return cs_session_missing(identifier, err);
-        }
-        *out_history = &history->view;
-        return CS_OK;
-    }
-    history = calloc(1, sizeof *history);
-    if (history == NULL)
-        return cs_err_nomem(err);
-    atomic_init(&history->refs, 1);
-    rc = cs_store_read(core->store, &db, err);
-    if (rc == CS_OK)
-        rc = render(core, db, identifier, limit, before, history, err);
-    cs_store_done(core->store, db);
-    if (rc != CS_OK) {
+    if (history != NULL && !still_live(core, history)) {
         cs_history_release(&history->view);
-        return rc;
+        return cs_session_missing(identifier, err);
     }
-    if (whole)
-        insert(core, identifier, stripe, history);
+    if (history == NULL) {
+        rc = load(core, identifier, limit, before, &history, err);
+        if (rc != CS_OK)
+            return rc;
+        if (whole)
+            insert(core, identifier, stripe, history);
+    }
     *out_history = &history->view;
     return CS_OK;
 }

@@ -70,7 +70,7 @@ struct cs_core {
     int64_t started_wall, started_mono;
     struct cs_history_cache *cache;
     struct cs_clock_watch clock;
-    _Atomic(const struct cs_config *) config;
+    _Atomic(struct cs_config *) config; /* readers take it as const */
     atomic_bool model_fallback;
 
     pthread_mutex_t mutex; /* guards all below and each turn's last group */

@@ -1,5 +1,6 @@
 /* core/stats: figures for operators. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "cs/base/clock.h"
@@ -9,14 +10,15 @@
 static int64_t resident_bytes(void)
 {
     FILE *statm = fopen("/proc/self/statm", "re");
-    long long size = 0, resident = 0;
-    int fields;
+    char line[128] = "", *rest = line;
 
     if (statm == NULL)
         return 0;
-    fields = fscanf(statm, "%lld %lld", &size, &resident);
+    if (fgets(line, sizeof line, statm) == NULL)
+        line[0] = '\0';
     fclose(statm);
-    return fields == 2 ? resident * sysconf(_SC_PAGESIZE) : 0;
+    strtoll(line, &rest, 10); /* the first field is the size */
+    return strtoll(rest, NULL, 10) * sysconf(_SC_PAGESIZE);
 }
 
 enum cs_status cs_core_figures(struct cs_core *core, struct cs_figures *out_figures,
