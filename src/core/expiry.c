@@ -14,6 +14,7 @@
 #define BATCH      200   /* sessions per transaction, so that prompts wait little */
 #define RETRY_MS   2000  /* between attempts to write refused outcomes */
 #define LEAST_MS   1000  /* between two sweeps */
+#define FAILED_MS  30000 /* after a sweep that failed */
 #define DAY_MS     INT64_C(86400000)
 #define STACK_SIZE 131072
 

@@ -52,9 +52,10 @@ static int compare(const void *a, const void *b)
     return strcmp(x->key, y->key);
 }
 
-static size_t cost(const struct node *node)
+/* Bytes that a history takes with its entry. */
+static size_t cost(const struct shared *history)
 {
-    return sizeof *node + sizeof *node->history + node->history->view.len;
+    return sizeof(struct node) + sizeof *history + history->view.len;
 }
 
 void cs_history_release(const struct cs_history *history)
@@ -102,7 +103,7 @@ static void drop(struct cs_history_cache *cache, struct node *node)
 {
     tdelete(node, &cache->tree, compare);
     unlink_node(node);
-    cache->bytes -= cost(node);
+    cache->bytes -= cost(node->history);
     cs_history_release(&node->history->view);
     free(node);
 }
@@ -196,7 +197,7 @@ static void insert(struct cs_core *core, const char *identifier, unsigned long s
     memcpy(node->key, identifier, strlen(identifier) + 1);
     node->history = history;
     pthread_mutex_lock(&cache->mutex);
-    found = cost(node) <= cache->max / 4 && cache->stripes[stripe_of(identifier)] == stripe
+    found = cost(history) <= cache->max / 4 && cache->stripes[stripe_of(identifier)] == stripe
                 ? tsearch(node, &cache->tree, compare)
                 : NULL;
     if (found == NULL || *found != node) {
@@ -204,7 +205,7 @@ static void insert(struct cs_core *core, const char *identifier, unsigned long s
     } else {
         atomic_fetch_add(&history->refs, 1);
         link_newest(cache, node);
-        cache->bytes += cost(node);
+        cache->bytes += cost(history);
         while (cache->bytes > cache->max)
             drop(cache, cache->ring.newer);
     }
@@ -282,20 +283,23 @@ enum cs_status cs_core_history(struct cs_core *core, const char *identifier, uns
 {
     bool whole = limit == 0 && before == 0;
     unsigned long stripe = 0;
-    struct shared *history = whole ? cached(core, identifier, &stripe) : NULL;
+    struct shared *kept = whole ? cached(core, identifier, &stripe) : NULL;
+    struct shared *fresh = NULL;
     enum cs_status rc;
 
-    if (history != NULL && !still_live(core, history)) {
-        cs_history_release(&history->view);
+    if (kept != NULL && !still_live(core, kept)) {
+        cs_history_release(&kept->view);
         return cs_session_missing(identifier, err);
     }
-    if (history == NULL) {
-        rc = load(core, identifier, limit, before, &history, err);
-        if (rc != CS_OK)
-            return rc;
-        if (whole)
-            insert(core, identifier, stripe, history);
+    if (kept != NULL) {
+        *out_history = &kept->view;
+        return CS_OK;
     }
-    *out_history = &history->view;
+    rc = load(core, identifier, limit, before, &fresh, err);
+    if (rc != CS_OK)
+        return rc;
+    if (whole)
+        insert(core, identifier, stripe, fresh);
+    *out_history = &fresh->view;
     return CS_OK;
 }

@@ -127,8 +127,8 @@ CS_MUST_USE enum cs_status cs_request_sandbox(const struct cs_config *config, co
  * NULL. */
 CS_MUST_USE enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row *last,
                                              struct cs_err *err);
-/** cs_engine_history of a turn: loads the transcript from the store. */
-enum cs_status cs_context_history(void *turn, const struct cs_engine_item **out_items,
+/** cs_engine_history of a turn (@arg): loads the transcript from the store. */
+enum cs_status cs_context_history(void *arg, const struct cs_engine_item **out_items,
                                   size_t *out_count, struct cs_err *err);
 
 /* turn_row.c */
