@@ -199,6 +199,7 @@ class Handler(BaseHTTPRequestHandler):
             code, message = STATUS_ERRORS[404]
             return self._error(404, code, f"The model `{model}`: {message}")
         directives = conversation.directives
+        directives.update(self.server.next_fault())
         if "status" in directives:
             status = int(directives["status"])
             return self._error(status, *STATUS_ERRORS.get(status, STATUS_ERRORS[500]))
@@ -316,6 +317,7 @@ class ModelServer(ThreadingHTTPServer):
         self.requests = []  # bodies, oldest first; the newest `keep`
         self.headers = []  # their headers
         self.conversations = []  # what was read from them
+        self.faults = []  # directives, as {"stall": ""}, for the next requests, one each
         self.thread = None
 
     @property
@@ -328,6 +330,10 @@ class ModelServer(ThreadingHTTPServer):
 
     def counted(self):
         return Counted(self)
+
+    def next_fault(self):
+        with self.lock:
+            return self.faults.pop(0) if self.faults else {}
 
     def record(self, request, headers, conversation):
         with self.lock:

@@ -1,0 +1,80 @@
+"""scripts/start, as on a machine without credentials: demo model, real Codex, one command."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+from support.codex import ROOT
+from support.process import alive, command_line, descendants, wait_until
+
+
+@pytest.fixture
+def started(tmp_path):
+    """The script, its log, and its address once it serves."""
+    log = tmp_path / "start.log"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    command = [str(ROOT / "scripts/start"), "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with open(log, "wb") as out:
+        process = subprocess.Popen(command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def listening():
+        assert process.poll() is None, log.read_text()
+        return re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())
+
+    try:
+        yield process, log, int(wait_until(listening, "it listens", 300).group(1))
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def post(port, path, body):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    return reply.status, json.loads(reply.read())
+
+
+def get(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    reply = connection.getresponse()
+    return reply.status, json.loads(reply.read())
+
+
+def test_start_serves_the_real_codex_with_the_demo_model_and_cleans_up(started):
+    process, log, port = started
+    assert "DEMO" in log.read_text()
+    assert get(port, "/health")[1]["demo"] is True
+
+    status, first = post(port, "/api/codex/session", {"prompt": "my boat is called Argo"})
+    assert status == 200, first
+    status, second = post(
+        port, "/api/codex/continue", {"conversationId": first["conversationId"], "prompt": "its name?"}
+    )
+    assert status == 200, second
+    assert second["response"].startswith("I saw 3 messages (2 from you, 1 from me).")
+    assert "my boat is called Argo" in second["response"]
+
+    pids = descendants(process.pid)
+    assert any("model_server.py" in " ".join(command_line(pid)) for pid in pids)
+    home = ROOT / ".deps" / f"demo-{process.pid}"
+    assert home.is_dir()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    wait_until(lambda: not any(alive(pid) for pid in pids), "all that it started has ended", 3)
+    assert not home.exists()
+
+
+def test_ctrl_c_ends_start_too(started):
+    process, _, port = started
+    assert get(port, "/healthz")[0] == 200
+    pids = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    process.wait(15)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "all that it started has ended", 3)
