@@ -296,7 +296,7 @@ enum cs_status cs_core_history(struct cs_core *core, const char *identifier, uns
         return CS_OK;
     }
     rc = load(core, identifier, limit, before, &fresh, err);
-    if (rc != CS_OK)
+    if (fresh == NULL)
         return rc;
     if (whole)
         insert(core, identifier, stripe, fresh);
