@@ -118,15 +118,17 @@ struct value {
 
 /* --- names and members --------------------------------------------------------------------- */
 
+static char upper(char c)
+{
+    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+}
+
 /* "data_dir" → "dataDir" */
 static void file_key(const struct setting *setting, char out[NAME_CAP])
 {
     size_t len = 0;
-    for (const char *from = setting->field; *from && len < NAME_CAP - 1; from++) {
-        bool upper = *from == '_';
-        from += upper;
-        out[len++] = upper ? (char)toupper((unsigned char)*from) : *from;
-    }
+    for (const char *from = setting->field; *from && len < NAME_CAP - 1; from++)
+        out[len++] = *from == '_' ? upper(*++from) : *from;
     out[len] = '\0';
 }
 
@@ -135,7 +137,7 @@ static void env_name(const struct setting *setting, char out[NAME_CAP])
 {
     size_t len = (size_t)snprintf(out, NAME_CAP, "%s", ENV_PREFIX);
     for (const char *from = setting->flag; *from && len < NAME_CAP - 1; from++)
-        out[len++] = *from == '-' ? '_' : (char)toupper((unsigned char)*from);
+        out[len++] = *from == '-' ? '_' : upper(*from);
     out[len] = '\0';
 }
 

@@ -1,6 +1,10 @@
 #include "cs/base/json.h"
 
+#include <pthread.h>
+#include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef __SSE2__
@@ -146,6 +150,86 @@ static bool shallow(const char *text, size_t len)
     return true;
 }
 
+/* --- memory -------------------------------------------------------------------------------- */
+
+/* jansson 2.14 does not look whether the buffer of its lexer could grow: out of memory it reads
+ * wrong values, or past the buffer. So an allocation that fails while it parses never returns to
+ * it: it jumps back to load(), which frees the blocks of this parse. */
+struct block {
+    struct block *prev;
+    struct block *next;
+    max_align_t data[];
+};
+
+struct parse {
+    jmp_buf out_of_memory;
+    struct block *blocks; /* those not yet freed */
+};
+
+/* The parse that runs on this thread, or NULL. */
+static _Thread_local struct parse *parse;
+
+static void *take_block(size_t size)
+{
+    struct block *block = NULL;
+    if (size <= SIZE_MAX - sizeof *block)
+        block = malloc(sizeof *block + size);
+    if (!block && parse)
+        longjmp(parse->out_of_memory, 1);
+    if (!block)
+        return NULL;
+    if (parse) {
+        *block = (struct block){.next = parse->blocks};
+        if (block->next)
+            block->next->prev = block;
+        parse->blocks = block;
+    }
+    return block->data;
+}
+
+static void free_block(void *data)
+{
+    if (!data)
+        return;
+    struct block *block = (struct block *)(void *)((char *)data - offsetof(struct block, data));
+    if (parse) { /* while one runs, jansson frees only what that parse has taken */
+        if (block->next)
+            block->next->prev = block->prev;
+        if (block->prev)
+            block->prev->next = block->next;
+        else
+            parse->blocks = block->next;
+    }
+    free(block);
+}
+
+static void set_memory(void)
+{
+    json_set_alloc_funcs(take_block, free_block);
+}
+
+/* json_loadb() that gives NULL and *out_no_memory when an allocation failed. */
+static json_t *load(const char *text, size_t len, json_error_t *error, bool *out_no_memory)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, set_memory);
+    struct parse here = {.blocks = NULL};
+    parse = &here;
+    if (setjmp(here.out_of_memory) == 0) {
+        json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, error);
+        parse = NULL;
+        *out_no_memory = false;
+        return value;
+    }
+    parse = NULL;
+    for (struct block *block = here.blocks, *next; block; block = next) {
+        next = block->next;
+        free(block);
+    }
+    *out_no_memory = true;
+    return NULL;
+}
+
 /* --- parsing ------------------------------------------------------------------------------- */
 
 /* jansson's text ends in "near '<input>'". The input may be a prompt or a secret: leave it out. */
@@ -166,8 +250,9 @@ enum cs_status cs_json_parse(const char *text, size_t len, size_t max, struct cs
         return cs_err_set(err, CS_INVALID, "invalid_json", "JSON nested deeper than %d",
                           CS_JSON_DEPTH);
     json_error_t error;
-    json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (!value && error.text[0] == '\0') /* jansson says nothing when memory runs out */
+    bool no_memory = false;
+    json_t *value = load(text, len, &error, &no_memory);
+    if (no_memory)
         return cs_err_nomem(err);
     if (!value)
         return bad_json(&error, err);
