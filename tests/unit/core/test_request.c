@@ -1,0 +1,165 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "priv.h"
+
+struct fixture {
+    char root[64], data[96], work[96], link[96];
+    struct cs_config config;
+};
+
+static char *own(const char *text)
+{
+    char *copy = strdup(text);
+
+    assert_non_null(copy);
+    return copy;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+
+    assert_non_null(f);
+    snprintf(f->root, sizeof f->root, "/tmp/cs-request-XXXXXX");
+    assert_non_null(mkdtemp(f->root));
+    snprintf(f->data, sizeof f->data, "%s/data", f->root);
+    snprintf(f->work, sizeof f->work, "%s/work", f->root);
+    snprintf(f->link, sizeof f->link, "%s/work/link", f->root);
+    assert_int_equal(mkdir(f->data, 0700), 0);
+    assert_int_equal(mkdir(f->work, 0700), 0);
+    assert_int_equal(symlink(f->data, f->link), 0);
+    f->config.data_dir = own(f->data);
+    f->config.cwd = own(f->work);
+    f->config.sandbox_ceiling = own("workspace-write");
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    unlink(f->link);
+    rmdir(f->work);
+    rmdir(f->data);
+    rmdir(f->root);
+    free(f->config.data_dir);
+    free(f->config.cwd);
+    free(f->config.cwd_allow);
+    free(f->config.sandbox_ceiling);
+    free(f);
+    return 0;
+}
+
+static void expect_cwd(struct fixture *f, const char *asked, enum cs_status status)
+{
+    char *path = NULL;
+    struct cs_err err = {0};
+
+    assert_int_equal(cs_request_cwd(&f->config, asked, &path, &err), status);
+    if (status == CS_OK)
+        assert_non_null(path);
+    else
+        assert_null(path);
+    free(path);
+}
+
+static void cwd_defaults_to_the_setting(void **state)
+{
+    struct fixture *f = *state;
+    char *path = NULL;
+
+    assert_int_equal(cs_request_cwd(&f->config, NULL, &path, NULL), CS_OK);
+    assert_string_equal(path, f->work);
+    free(path);
+}
+
+static void cwd_must_be_an_existing_absolute_folder(void **state)
+{
+    struct fixture *f = *state;
+
+    expect_cwd(f, "work", CS_INVALID);
+    expect_cwd(f, "", CS_INVALID);
+    expect_cwd(f, "/no/such/folder", CS_INVALID);
+    expect_cwd(f, "/etc/passwd", CS_INVALID);
+}
+
+static void cwd_is_neither_root_nor_the_data_folder(void **state)
+{
+    struct fixture *f = *state;
+
+    expect_cwd(f, "/", CS_DENIED);
+    expect_cwd(f, "/usr/..", CS_DENIED);
+    expect_cwd(f, f->data, CS_DENIED);
+    expect_cwd(f, f->link, CS_DENIED); /* a symbolic link does not hide it */
+}
+
+static void cwd_lies_in_an_allowed_folder(void **state)
+{
+    struct fixture *f = *state;
+    char sibling[128];
+
+    f->config.cwd_allow = own("/no/such:/usr/lib");
+    expect_cwd(f, "/usr/lib", CS_OK);
+    expect_cwd(f, "/usr", CS_DENIED);
+    expect_cwd(f, f->work, CS_DENIED);
+    free(f->config.cwd_allow);
+    snprintf(sibling, sizeof sibling, "%s/wor", f->root); /* a prefix of the name is not the folder */
+    assert_int_equal(mkdir(sibling, 0700), 0);
+    f->config.cwd_allow = own(sibling);
+    expect_cwd(f, f->work, CS_DENIED);
+    rmdir(sibling);
+}
+
+static void sandbox_above_the_ceiling_is_denied(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_err err = {0};
+
+    assert_int_equal(cs_request_sandbox(&f->config, "read-only", NULL), CS_OK);
+    assert_int_equal(cs_request_sandbox(&f->config, "workspace-write", NULL), CS_OK);
+    assert_int_equal(cs_request_sandbox(&f->config, "danger-full-access", &err), CS_DENIED);
+    assert_string_equal(err.code, "sandbox_above_ceiling");
+    assert_int_equal(cs_request_sandbox(&f->config, "none", NULL), CS_INVALID);
+    assert_int_equal(cs_request_sandbox(&f->config, "", NULL), CS_INVALID);
+}
+
+static void outcomes_have_their_status_class(void **state)
+{
+    struct cs_turn_row row = {.status = CS_TURN_COMPLETED, .error_code = own("")};
+
+    (void)state;
+    assert_int_equal(cs_turn_outcome(&row), CS_OK);
+    free(row.error_code);
+    row.status = CS_TURN_FAILED;
+    row.error_code = own("execution_timeout");
+    assert_int_equal(cs_turn_outcome(&row), CS_TIMEOUT);
+    free(row.error_code);
+    row.error_code = own("codex_died");
+    assert_int_equal(cs_turn_outcome(&row), CS_UPSTREAM);
+    free(row.error_code);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(cwd_defaults_to_the_setting, setup, teardown),
+        cmocka_unit_test_setup_teardown(cwd_must_be_an_existing_absolute_folder, setup, teardown),
+        cmocka_unit_test_setup_teardown(cwd_is_neither_root_nor_the_data_folder, setup, teardown),
+        cmocka_unit_test_setup_teardown(cwd_lies_in_an_allowed_folder, setup, teardown),
+        cmocka_unit_test_setup_teardown(sandbox_above_the_ceiling_is_denied, setup, teardown),
+        cmocka_unit_test(outcomes_have_their_status_class),
+    };
+
+    return cmocka_run_group_tests_name("request", tests, NULL, NULL);
+}
