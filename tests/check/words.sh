@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 bad=0
-unsafe='\b(strcpy|strcat|strncat|sprintf|vsprintf|atoi|atol|atoll|atof|gets|strtok|rand|alloca|system|popen|tmpnam|mktemp)[[:space:]]*\('
+unsafe='\b(strcpy|strcat|sprintf|vsprintf|atoi|atol|atoll|atof|gets|strtok|rand|alloca|system|popen|tmpnam|mktemp)[[:space:]]*\('
 if grep -rnE "$unsafe" --include='*.[ch]' src include | grep -vE ':[[:space:]]*(/?\*|//)'; then
     echo "words: an unsafe function (above)"
     bad=1

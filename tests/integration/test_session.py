@@ -133,7 +133,7 @@ def test_history_is_paged_backwards(daemon):
         page = daemon.expect(200, daemon.get(f"/api/codex/history/{conversation}?limit=4{before}"))
         assert len(page["messages"]) <= 4
         collected = [(message["type"], message["content"]) for message in page["messages"]] + collected
-        before = f"&before={page['before']}" if page.get("before") else ""
+        before = f"&before={page['nextBefore']}" if page.get("nextBefore") else ""
     assert collected == whole
     got = daemon.expect(200, daemon.get(f"/api/codex/history/{conversation}"))
     assert got["identifier"] == conversation and got["messageCount"] == 10

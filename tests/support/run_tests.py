@@ -99,15 +99,19 @@ class Unit(Phase):
 
 
 class Pytest(Phase):
-    """A folder of system tests, on the daemon of one build."""
+    """A folder of system tests, on the daemon of one build. `slowness` stretches their deadlines."""
 
-    def __init__(self, name, folder, preset, *options, env=None):
+    def __init__(self, name, folder, preset, *options, slowness=1):
         self.report = LOGS / f"{name}.xml"
         command = offline() + [
             "/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={self.report}",
             *options, folder,
         ]
-        env = {**SANITIZER_ENV, "CS_BINARY": str(ROOT / f"build/{preset}/codex-sessiond"), **(env or {})}
+        env = {
+            **SANITIZER_ENV,
+            "CS_BINARY": str(ROOT / f"build/{preset}/codex-sessiond"),
+            "CS_SLOWNESS": str(slowness),
+        }
         super().__init__(name, [f"build-{preset}"], command, env)
         self.report.unlink(missing_ok=True)
 
@@ -180,9 +184,9 @@ def phases(long):
         Build("tsan"),
         Unit("tsan"),
         Pytest("fault", "tests/fault", "release", *deep),
-        Pytest("system-asan", "tests/integration", "asan", "-m", "smoke"),
+        Pytest("system-asan", "tests/integration", "asan", "-m", "smoke", slowness=3),
         gates[4],
-        Pytest("system-tsan", "tests/integration", "tsan", "-m", "smoke"),
+        Pytest("system-tsan", "tests/integration", "tsan", "-m", "smoke", slowness=5),
         Build("fuzz"),
         Fuzz(1800 if long else 60),
     ]
