@@ -10,7 +10,7 @@ if grep -rnE "$unsafe" --include='*.[ch]' src include | grep -vE ':[[:space:]]*(
     echo "words: an unsafe function (above)"
     bad=1
 fi
-places='npm[j]s\.(org|com)|py[p]i\.org|deb\.debian[.]org|snapshot\.debian[.]|crates[.]io|proxy\.golang[.]|/work[/]|/tmp[/]cx'
+places='npm[j]s\.(org|com)|py[p]i\.org|deb\.debian[.]org|snapshot\.debian[.]|crates[.]io|proxy\.golang[.]|(^|[^A-Za-z0-9_])/work[/]|/tmp[/]cx'
 if grep -rnIE "$places" . --exclude-dir=.git --exclude-dir=build --exclude-dir=.deps --exclude-dir=__pycache__; then
     echo "words: a path or host name of somebody's machine (above)"
     bad=1

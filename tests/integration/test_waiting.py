@@ -6,8 +6,9 @@ import socket
 import statistics
 import threading
 import time
+from pathlib import Path
 
-from support.codex import ROOT
+from support.daemon import daemon_binary
 from support.process import SLOWNESS, status_kb, wait_until
 
 WAITING = 1000
@@ -15,9 +16,9 @@ WAITING = 1000
 
 def instant_codex():
     """A stand-in for Codex that answers at once, or never: the real one is not what is measured here."""
-    found = sorted(ROOT.glob("build/*/tests/**/instant_codex"))
-    assert found, "the build has no instant_codex"
-    return found[0]
+    program = Path(daemon_binary()).resolve().parent / "tests/fault/instant_codex"
+    assert program.exists(), f"{program} is not built"
+    return program
 
 
 def wait_for_turn(daemon, n, results):
