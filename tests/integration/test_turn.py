@@ -16,13 +16,13 @@ def begin(daemon, prompt, conversation=None, **fields):
     ask = daemon.go_on if conversation else daemon.ask
     first = [conversation] if conversation else []
     accepted = ask(*first, prompt, status=202, headers=ASYNC, **fields)
-    return accepted, accepted["metadata"]["turnId"]
+    return accepted, accepted["turnId"]
 
 
 def ended(daemon, turn_id, seconds=30):
     """The turn, once it runs no more."""
     return wait_until(
-        lambda: (turn := daemon.turn(turn_id, 1000)["turn"])["status"] != "running" and turn,
+        lambda: (turn := daemon.turn(turn_id, 1000))["status"] != "running" and turn,
         "the turn ends", seconds,
     )
 
@@ -134,7 +134,7 @@ def test_a_kill_in_a_turn_marks_it_interrupted_and_leaves_no_codex(make_daemon, 
     wait_until(lambda: not any(alive(pid) for pid in pids), "Codex ends with the daemon")
 
     daemon.start()
-    turn = daemon.turn(turn_id)["turn"]
+    turn = daemon.turn(turn_id)
     assert turn["status"] == "interrupted"
     daemon.go_on(first["conversationId"], "what was it?")
     assert_context(model, "remember the eggs", first["response"], "what was it?")
@@ -220,17 +220,17 @@ def test_usage_is_that_of_the_turn(make_daemon, engine):
 def test_respond_async_answers_202_and_the_turn_is_followed_by_its_id(daemon):
     reply = daemon.post("/api/codex/session", {"prompt": "slowly [[delay 1500]]"}, headers=ASYNC)
     assert reply.status == 202, reply
-    turn_id = reply["metadata"]["turnId"]
+    turn_id = reply["turnId"]
     assert reply.headers["Location"] == f"/api/codex/turn/{turn_id}"
     assert reply["conversationId"] and reply["sessionId"]
-    assert daemon.turn(turn_id)["turn"]["status"] == "running"
+    assert daemon.turn(turn_id)["status"] == "running"
 
     begun = time.monotonic()
-    waited = daemon.turn(turn_id, 100)["turn"]
+    waited = daemon.turn(turn_id, 100)
     assert waited["status"] == "running" and time.monotonic() - begun < 1.2
 
     done = daemon.turn(turn_id, 20_000)
-    assert done["turn"]["status"] == "completed"
+    assert done["status"] == "completed"
     assert "slowly" in done["response"]
     assert daemon.history(reply["conversationId"])[1] == ("assistant", done["response"])
     assert daemon.get("/api/codex/turn/00000000-0000-0000-0000-000000000000").status == 404
@@ -296,7 +296,7 @@ def test_an_idempotent_repeat_of_a_running_turn_waits_for_it(daemon, model):
     assert accepted.status == 202
     answer = daemon.post("/api/codex/session", body, headers=key)
     assert answer.status == 200, answer
-    assert answer["metadata"]["turnId"] == accepted["metadata"]["turnId"]
+    assert answer["metadata"]["turnId"] == accepted["turnId"]
     assert "take your time" in answer["response"]
     assert len(model.requests) == 1
 
