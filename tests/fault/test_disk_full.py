@@ -1,0 +1,144 @@
+"""A full disk: 507, reads go on, and room heals it without a restart."""
+
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon
+from support.process import wait_until
+
+
+class SmallDisk:
+    """A folder that is a small disk of its own, in a mount namespace that a sleeping process holds."""
+
+    def __init__(self, folder, size="6m"):
+        folder.mkdir(parents=True)
+        self.folder = folder
+        script = 'mount -t tmpfs -o size="$1",mode=700 small "$0" && echo ready && exec sleep 3600'
+        self.holder = subprocess.Popen(["unshare", "-m", "sh", "-c", script, folder, size], stdout=subprocess.PIPE)
+        assert self.holder.stdout.readline() == b"ready\n", "no mount namespace: root is needed"
+
+    @property
+    def inside(self):
+        """The folder as seen from out here."""
+        return Path(f"/proc/{self.holder.pid}/root{self.folder}")
+
+    def fill(self):
+        """Leave not a byte."""
+        with open(self.inside / "filler", "ab", buffering=0) as filler:
+            for size in (65536, 4096, 1):
+                try:
+                    while filler.write(b"\0" * size) == size:
+                        pass
+                except OSError:
+                    pass
+
+    def free(self):
+        (self.inside / "filler").unlink()
+
+    def end(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+class DaemonOnSmallDisk(Daemon):
+    disk = None
+
+    def command(self):
+        return ["nsenter", f"--mount=/proc/{self.disk.holder.pid}/ns/mnt", *super().command()]
+
+
+@contextmanager
+def small_disk_daemon(folder, instant_codex):
+    daemon = DaemonOnSmallDisk(folder / "one", codex=instant_codex, args=["--http-threads", "64"])
+    daemon.disk = SmallDisk(daemon.data_dir)
+    try:
+        yield daemon.start()
+        daemon.discard()
+    except BaseException:
+        print(daemon.log_tail(60))
+        if daemon.process:
+            daemon.kill9()
+        raise
+    finally:
+        daemon.disk.end()
+
+
+@pytest.fixture
+def daemon(ram, instant_codex):
+    with small_disk_daemon(ram, instant_codex) as running:
+        yield running
+
+
+def refused_at_last(daemon, conversation):
+    """Go on until there is no room: the prompts that were answered, and the refusal."""
+    answered = []
+    for number in range(200):
+        prompt = f"turn {number} {'x' * 20000}"
+        reply = daemon.post("/api/codex/continue", {"conversationId": conversation, "prompt": prompt})
+        if reply.status != 200:
+            return answered, reply
+        answered.append(prompt)
+    raise AssertionError("the disk was never full")
+
+
+def prompts(daemon, conversation):
+    return [content for kind, content in daemon.history(conversation) if kind == "user"]
+
+
+def test_a_full_disk_refuses_reads_on_and_heals(daemon):
+    first = daemon.ask("before")
+    conversation = first["conversationId"]
+    pid = daemon.pid
+    daemon.disk.fill()
+    answered, reply = refused_at_last(daemon, conversation)
+    assert (reply.status, reply["code"]) == (507, "disk_full"), reply
+    assert reply["success"] is False
+    for _ in range(5):
+        created = daemon.post("/api/codex/session", {"prompt": "x" * 20000})
+        assert (created.status, created["code"]) == (507, "disk_full"), created
+    assert prompts(daemon, conversation) == ["before", *answered]
+    assert daemon.session(conversation)["conversationId"] == conversation
+    assert daemon.get("/healthz").status == 200
+    daemon.stats()
+
+    daemon.disk.free()
+    daemon.go_on(conversation, "after")
+    assert daemon.pid == pid
+    assert prompts(daemon, conversation) == ["before", *answered, "after"]
+    daemon.restart()
+    assert prompts(daemon, conversation) == ["before", *answered, "after"]
+    assert len(daemon.expect(200, daemon.get("/api/codex/sessions"))["sessions"]) == 1
+
+
+def test_a_disk_that_fills_up_during_a_turn(daemon):
+    """The answer has no room: the client learns that it failed, and the session is not stuck when there is room again."""
+    conversation = daemon.ask("before")["conversationId"]
+    answered, _ = fill_and_use_up(daemon, conversation)
+    daemon.disk.free()
+    held = daemon.post("/api/codex/continue",
+                       {"conversationId": conversation, "prompt": "held [[delay 800]] [[huge 3000000]]"},
+                       headers={"Prefer": "respond-async"})
+    turn = daemon.expect(202, held)["metadata"]["turnId"]
+    daemon.disk.fill()
+    ended = wait_until(lambda: ended_turn(daemon, turn), "the turn ends", 15)
+    assert ended["status"] != "completed", ended
+    daemon.disk.free()
+    wait_until(lambda: daemon.post("/api/codex/continue", {"conversationId": conversation, "prompt": "after"}).status == 200,
+               "the session goes on", 15, step=0.2)
+    got = prompts(daemon, conversation)
+    assert got[: len(answered) + 2] == ["before", *answered, "held [[delay 800]] [[huge 3000000]]"] and got[-1] == "after"
+    daemon.restart()
+    assert prompts(daemon, conversation) == got
+
+
+def fill_and_use_up(daemon, conversation):
+    daemon.disk.fill()
+    return refused_at_last(daemon, conversation)
+
+
+def ended_turn(daemon, turn):
+    """The turn when it runs no longer; while there is no room to say so, not yet."""
+    reply = daemon.get(f"/api/codex/turn/{turn}?waitMs=1000")
+    return reply.json if reply.status == 200 and reply["status"] != "running" else None
