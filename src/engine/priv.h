@@ -40,7 +40,8 @@ struct cs_driver_ops {
     /** Called on the owner's thread: at first with message NULL to begin, then with each message that the reader thread put in
      * the inbox. Emits events for the owner with cs_turn_emit*(). Must not block. */
     void (*step)(struct cs_driver *driver, struct cs_engine_turn *turn, struct cs_message_in *message);
-    /** Ask Codex to stop the turn; any thread, once. */
+    /** Ask Codex to stop the turn. On the owner's thread, at most once, after the first step(); a turn whose owner frees it before
+     * its end is cancelled too. Must not block. */
     void (*cancel)(struct cs_driver *driver, struct cs_engine_turn *turn);
     /** The turn is being freed (on the owner's thread): forget every pointer to it. */
     void (*detach)(struct cs_driver *driver, struct cs_engine_turn *turn);
@@ -50,10 +51,12 @@ extern const struct cs_driver_ops cs_mcp_ops;        /* mcp.c */
 extern const struct cs_driver_ops cs_exec_ops;       /* exec.c */
 
 struct cs_engine {
-    struct cs_engine_options options; /* strings owned */
+    struct cs_engine_options options; /* its strings live in `strings` */
+    char *strings;                    /* owned */
     struct cs_spawner *spawner;
     pthread_mutex_t mutex;            /* guards codex and drivers[] */
     struct cs_codex codex;
+    struct cs_engine_found *found;    /* every different outcome of detection: cs_engine_info() lends their strings */
     struct cs_driver *drivers[4];     /* by kind; NULL until first used */
     int64_t restarts;                 /* atomic: children that died and were replaced */
 };
@@ -79,15 +82,25 @@ struct cs_engine_turn {
     struct cs_message_in *head, **tail;
     size_t inbox_bytes;
     bool cancelled;
+    bool cancel_sent; /* ops->cancel was called, or is about to be */
+    bool no_mem;      /* a message that must not be dropped was lost */
     int64_t cancel_deadline; /* mono ms: after it the turn is given up; CS_NEVER before a cancel */
 
     /* owner's thread only */
     struct cs_out_event *out_head, **out_tail; /* events ready for the owner */
     struct cs_out_event *current;              /* returned by the last next(); freed by the following one */
     bool begun, done;
+    bool out_of_memory;      /* the owner gets CS_EVENT_DONE with CS_NO_MEM after what is queued */
+    const char *unavailable; /* with ops NULL: why there is no engine */
 };
 
-/* event.c. Reader threads: */
+/* event.c */
+
+/** Set up the queues of a zeroed turn; free what they hold. */
+CS_MUST_USE enum cs_status cs_turn_init(struct cs_engine_turn *turn, struct cs_err *err);
+void cs_turn_fini(struct cs_engine_turn *turn);
+
+/* Reader threads: */
 
 /** Put a message in the turn's inbox and wake its owner. Takes @json and @text in every case. A message with @droppable is dropped
  * when the inbox is over its cap (8 MiB); others are always kept (the line cap bounds each). */

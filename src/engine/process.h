@@ -1,9 +1,13 @@
 /* engine/process: children: spawning, lines in and out, stopping, sweeping.
  *
- * Layer: engine, private. One spawner thread per engine does every fork (posix_spawn or vfork+exec) because
- * PR_SET_PDEATHSIG follows the creating thread; it also reaps. Children get: their own process group,
- * PR_SET_PDEATHSIG SIGTERM, an allow-listed environment plus CODEX_SESSIOND_INSTANCE=<instance>, no inherited fds
- * but 0-2, default signal dispositions and mask.
+ * Layer: engine, private. One spawner thread per engine (spawner.c) starts every child, because PR_SET_PDEATHSIG follows
+ * the creating thread; it also reaps the orphans that we adopt and sweeps what ended children leave behind (sweep.c). Each
+ * child has one thread of ours (process.c) that reads its output, writes its input, walks its stop ladder and reaps it.
+ * Children get: their own process group, PR_SET_PDEATHSIG SIGTERM, an allow-listed environment plus
+ * CODEX_SESSIOND_INSTANCE=<instance> and CODEX_SESSIOND_CHILD=<daemon>-<number>, no inherited fds but 0-2, default signal
+ * dispositions and mask.
+ *
+ * Lock order: spawner, then process.
  */
 #ifndef CS_ENGINE_PROCESS_H
 #define CS_ENGINE_PROCESS_H
@@ -19,11 +23,12 @@
 struct cs_spawner;
 struct cs_process;
 
-/** Starts the spawner thread, makes this process a subreaper, sweeps survivors that carry @instance in their
- * environment and are not our children's. */
+/** Starts the spawner thread, makes this process a subreaper, and sweeps survivors: processes that carry @instance in
+ * their environment and whose daemon is dead. Ignores SIGPIPE, and gives SIGCHLD its default disposition if it was ignored. */
 CS_MUST_USE enum cs_status cs_spawner_new(const char *instance, struct cs_spawner **out_spawner,
                                           struct cs_err *err);
-/** Stops every process with the ladder's end by @deadline, then the thread. */
+/** Stops every process with the ladder's end by @deadline, then the thread. Every process must have been freed or
+ * abandoned, or be freed after this. NULL is a no-op. */
 void cs_spawner_free(struct cs_spawner *spawner, int64_t deadline);
 int64_t cs_spawner_children(struct cs_spawner *spawner);
 
@@ -31,8 +36,8 @@ int64_t cs_spawner_children(struct cs_spawner *spawner);
 struct cs_process_events {
     /** A line of stdout without its newline; NUL-terminated, writable, valid during the call. */
     void (*on_line)(void *arg, char *line, size_t len);
-    /** The last call: stdout ended and the process was reaped. @reason is a static-lifetime-of-the-call sentence ("exited with
-     * status 1", "killed by signal 9", "a line was longer than N bytes"); @errors is the tail of its stderr. */
+    /** The last call: the process was reaped and what it had written was read. @errors is the tail of its stderr (4 KB at
+     * most), without escapes and control characters, valid UTF-8, during the call. */
     void (*on_exit)(void *arg, int wait_status, bool line_too_long, const char *errors);
 };
 
@@ -45,7 +50,9 @@ struct cs_process_spec {
     void *arg;
 };
 
-/** Start. The events come from a reader thread of the process. Free with cs_process_free(). */
+/** Start. The events come from a reader thread of the process, the first perhaps before this returns. Everything in @spec is
+ * borrowed for the call. Free with cs_process_free() or cs_process_abandon(). CS_UNAVAILABLE, code "codex_unavailable", when
+ * the program cannot be started. */
 CS_MUST_USE enum cs_status cs_process_spawn(struct cs_spawner *spawner, const struct cs_process_spec *spec,
                                             struct cs_process **out_process, struct cs_err *err);
 
@@ -62,10 +69,20 @@ pid_t cs_process_pid(const struct cs_process *process);
  * 2 s → SIGTERM → 2 s → SIGKILL + sweep of descendants. @skip_stdin goes straight to SIGTERM (MCP). Idempotent. */
 void cs_process_stop(struct cs_process *process, bool interrupt, bool skip_stdin);
 
+/** Stop at once (SIGTERM), with SIGKILL at @kill_at (mono ms) at the latest. */
+void cs_process_end_by(struct cs_process *process, int64_t kill_at);
+
 /** Wait until on_exit has returned. False when @deadline passed. Not on the reader thread. */
 bool cs_process_wait(struct cs_process *process, int64_t deadline);
 
-/** Free after on_exit has returned (waits for it: stop it first). NULL is a no-op. */
+/** Free after on_exit has returned (waits for it: stop it first). NULL is a no-op. Not on the reader thread. */
 void cs_process_free(struct cs_process *process);
+
+/** Stop the process and let it free itself after on_exit has returned. Waits for nothing; any thread, also in a
+ * callback. The events go on until then. NULL is a no-op. */
+void cs_process_abandon(struct cs_process *process);
+
+/** "exited with status 1" or "was killed by signal 9". */
+void cs_process_describe(int wait_status, char *out, size_t cap);
 
 #endif
