@@ -43,10 +43,18 @@ static enum cs_status sync_parent(const char *path, struct cs_err *err)
     return status;
 }
 
+static enum cs_status not_a_folder(const char *path, struct cs_err *err)
+{
+    return cs_err_set(err, CS_INVALID, NULL, "%s is not a folder", path);
+}
+
 static enum cs_status make_folder(const char *path, struct cs_err *err)
 {
-    if (mkdir(path, 0700) != 0)
+    if (mkdir(path, 0700) != 0) {
+        if (errno == ENOTDIR)
+            return not_a_folder(path, err);
         return errno == EEXIST ? CS_OK : fail(err, errno, "creating", path);
+    }
     if (chmod(path, 0700) != 0) /* the umask may have taken bits away */
         return fail(err, errno, "setting the mode of", path);
     return sync_parent(path, err);
@@ -58,7 +66,7 @@ static enum cs_status own_folder(const char *path, struct cs_err *err)
 {
     int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOTDIR)
-        return cs_err_set(err, CS_INVALID, NULL, "%s is not a folder", path);
+        return not_a_folder(path, err);
     if (fd < 0)
         return fail(err, errno, "opening", path);
     enum cs_status status = CS_OK;
