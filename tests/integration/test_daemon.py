@@ -13,7 +13,7 @@ import time
 import pytest
 from support.codex import ROOT
 from support.context import assert_context
-from support.process import alive, command_line, descendants, wait_until
+from support.process import alive, children, command_line, descendants, wait_until
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -265,11 +265,11 @@ def test_the_engine_is_found_by_itself(make_daemon):
 def test_idle_codex_processes_are_one_and_the_same(daemon):
     """A turn costs no new process."""
     first = daemon.ask("hello")
-    before = descendants(daemon.pid)
+    before = children(daemon.pid)
     for n in range(5):
         daemon.go_on(first["conversationId"], f"again {n}")
         daemon.ask(f"other {n}")
-    assert descendants(daemon.pid) == before
+    assert children(daemon.pid) == before
 
 
 def test_the_openapi_document_is_served(daemon):

@@ -69,9 +69,9 @@ def test_a_session_expires_into_the_archive_and_comes_back_whole(daemon, model):
 
 
 def test_the_time_to_live_slides_with_each_turn(daemon):
-    conversation = daemon.ask("hello", ttlSeconds=3)["conversationId"]
+    conversation = daemon.ask("hello", ttlSeconds=4)["conversationId"]
     begun = time.monotonic()
-    while time.monotonic() - begun < 5:
+    while time.monotonic() - begun < 6:
         daemon.go_on(conversation, "still here")
         time.sleep(1)
     session = daemon.session(conversation)
