@@ -1,0 +1,41 @@
+/* api/history: GET /api/codex/history/:id. The busiest read: rendered messages are copied as they
+ * are. */
+#include "priv.h"
+
+#define BEFORE_MAX 9007199254740991 /* what every JSON reader can hold */
+#define LIMIT_MAX  100000
+
+static void render(struct cs_reply *reply, const char *identifier, const struct cs_history *history)
+{
+    struct cs_jsonw w;
+
+    cs_reply_begin(reply, &w);
+    (void)cs_buf_reserve(&reply->out, history->len + 512); /* one growth, not many */
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", true);
+    cs_jsonw_string(&w, "identifier", identifier);
+    cs_jsonw_int(&w, "messageCount", history->total);
+    if (history->before != 0)
+        cs_jsonw_int(&w, "nextBefore", history->before);
+    cs_buf_adds(&reply->out, ",\"messages\":[");
+    cs_buf_add(&reply->out, history->messages, history->len);
+    cs_buf_adds(&reply->out, "]}");
+}
+
+enum cs_status cs_api_history(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    static const int64_t limits[2] = {1, LIMIT_MAX}, befores[2] = {1, BEFORE_MAX};
+    const struct cs_history *history;
+    int64_t limit = 0, before = 0;
+    enum cs_status rc = cs_query_int(rq, "limit", "invalid_limit", limits, &limit, err);
+
+    if (rc == CS_OK)
+        rc = cs_query_int(rq, "before", "invalid_before", befores, &before, err);
+    if (rc == CS_OK)
+        rc = cs_core_history(rq->http->core, rq->param, (unsigned)limit, before, &history, err);
+    if (rc != CS_OK)
+        return rc;
+    render(reply, rq->param, history);
+    cs_history_release(history);
+    return cs_buf_check(&reply->out, err);
+}

@@ -1,0 +1,378 @@
+/* api/http: the server's life, and a request's way through it.
+ *
+ * civetweb accepts, reads headers and calls begin_request; everything else is ours. None of its own
+ * handlers (files, CGI, forms, CORS, TLS) is ever reached.
+ */
+#include "cs/api/http.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/log.h"
+#include "cs/base/uuid.h"
+#include "priv.h"
+
+#define SPARE_WORKERS 256  /* never wait for turns: they serve reads */
+#define SPARE_FDS     1024 /* beyond a connection per worker: store, Codex, Redis */
+#define STOP_MS       5000 /* for answers under way when the server stops */
+
+/* ---- a request ---- */
+
+static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
+{
+    enum cs_status found, rc = cs_req_check(rq, err);
+    struct cs_err why = {0};
+
+    if (rc != CS_OK)
+        return rc;
+    if (atomic_load(&rq->http->quiet)) {
+        rq->close = true;
+        return cs_err_set(err, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
+    }
+    found = cs_route_find(rq, &why);
+    if (found != CS_OK || (rq->route->flags & CS_ROUTE_OPEN) == 0) {
+        int status = rq->status;
+
+        rc = cs_auth_check(rq, err); /* strangers do not learn which paths there are */
+        if (rc != CS_OK)
+            return rc;
+        rq->status = status;
+    }
+    if (found != CS_OK)
+        return cs_err_set(err, found, why.code, "%s", why.msg);
+    return CS_OK;
+}
+
+static enum cs_status serve(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    enum cs_status rc = admit(rq, err);
+
+    if (rc == CS_OK && (rq->route->flags & CS_ROUTE_MUTATION) != 0)
+        rc = cs_body_read(rq, err);
+    return rc == CS_OK ? rq->route->handler(rq, reply, err) : rc;
+}
+
+static void log_request(const struct cs_request *rq, int status, const struct cs_err *err,
+                        int64_t began)
+{
+    enum cs_log_level level = status >= 500 ? CS_LOG_WARN : CS_LOG_DEBUG;
+
+    if (!cs_log_enabled(level))
+        return;
+    cs_log(level, "request", "id", rq->id, "method", rq->info->request_method, "path",
+           rq->info->request_uri, "status", CS_NUM(status), "us", CS_NUM(cs_mono_us() - began),
+           "error", err->status != CS_OK ? err->msg : NULL, NULL);
+}
+
+static int begin_request(struct mg_connection *conn)
+{
+    struct cs_http *http = mg_get_user_data(mg_get_context(conn));
+    int64_t began = cs_mono_us();
+    struct cs_request rq;
+    struct cs_reply reply;
+    struct cs_err err = {0};
+    int status;
+
+    atomic_fetch_add(&http->active, 1);
+    cs_req_init(&rq, http, conn);
+    cs_reply_init(&reply);
+    if (serve(&rq, &reply, &err) != CS_OK)
+        cs_reply_error(&rq, &reply, &err);
+    if (atomic_load(&http->quiet))
+        rq.close = true;
+    status = cs_reply_send(&rq, &reply);
+    cs_body_drain(&rq);
+    log_request(&rq, status, &err, began);
+    cs_reply_fini(&reply);
+    cs_req_fini(&rq);
+    atomic_fetch_sub(&http->active, 1);
+    return status;
+}
+
+/* civetweb could not read the request: say so in our shape. What it parsed of it is not to be
+ * relied on. */
+static int http_error(struct mg_connection *conn, int status, const char *message)
+{
+    struct cs_http *http = mg_get_user_data(mg_get_context(conn));
+    struct cs_request rq;
+    struct cs_reply reply;
+    struct cs_err err = {0};
+
+    (void)message;
+    cs_req_init(&rq, http, conn);
+    cs_reply_init(&reply);
+    rq.close = true;
+    if (status == 413)
+        (void)cs_refuse(&rq, 431, "headers_too_large", "The request's header is too large", &err);
+    else if (status == 505)
+        (void)cs_refuse(&rq, 505, "version_not_supported", "Only HTTP/1.1 and 1.0 are spoken",
+                        &err);
+    else
+        (void)cs_refuse(&rq, 400, "bad_request", "The request is malformed", &err);
+    cs_reply_error(&rq, &reply, &err);
+    (void)cs_reply_send(&rq, &reply);
+    cs_reply_fini(&reply);
+    cs_req_fini(&rq);
+    return 0;
+}
+
+static int log_message(const struct mg_connection *conn, const char *message)
+{
+    (void)conn;
+    cs_log(CS_LOG_DEBUG, "civetweb", "message", message, NULL);
+    return 1;
+}
+
+static void *init_thread(const struct mg_context *ctx, int type)
+{
+    (void)ctx;
+    (void)type;
+    cs_alarm_unblock();
+    return NULL;
+}
+
+/* ---- where to listen ---- */
+
+static bool is_loopback(const struct sockaddr_storage *address)
+{
+    if (address->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)address;
+
+        return (ntohl(in->sin_addr.s_addr) >> 24) == 127;
+    }
+    return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+}
+
+static enum cs_status resolve(struct cs_http *http, const char *host, int64_t port,
+                              struct cs_err *err)
+{
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    char service[8], bare[256];
+    size_t len = strlen(host);
+    int rc;
+
+    if (len >= 2 && host[0] == '[' && host[len - 1] == ']')
+        snprintf(bare, sizeof bare, "%.*s", (int)len - 2, host + 1);
+    else
+        snprintf(bare, sizeof bare, "%s", host);
+    snprintf(service, sizeof service, "%d", (int)port);
+    rc = getaddrinfo(bare, service, &hints, &found);
+    if (rc != 0)
+        return cs_err_set(err, CS_INVALID, "invalid_host", "host %s: %s", host, gai_strerror(rc));
+    memcpy(&http->listen, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    snprintf(http->host, sizeof http->host, strchr(bare, ':') != NULL ? "[%s]" : "%s", bare);
+    http->loopback = is_loopback(&http->listen);
+    return CS_OK;
+}
+
+/* civetweb does not say why it cannot bind. */
+static enum cs_status try_port(const struct cs_http *http, struct cs_err *err)
+{
+    const struct sockaddr *address = (const struct sockaddr *)(const void *)&http->listen;
+    socklen_t len = http->listen.ss_family == AF_INET ? sizeof(struct sockaddr_in)
+                                                      : sizeof(struct sockaddr_in6);
+    int on = 1, fd = socket(http->listen.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), errnum = 0;
+
+    if (fd < 0)
+        return cs_err_errno(err, errno, "open a socket");
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, address, len) != 0)
+        errnum = errno;
+    (void)close(fd);
+    if (errnum == EADDRINUSE)
+        return cs_err_set(err, CS_CONFLICT, "port_in_use",
+                          "Another program listens on this port already");
+    return errnum == 0 ? CS_OK : cs_err_errno(err, errnum, "listen");
+}
+
+static void listen_text(const struct cs_http *http, char *out, size_t cap)
+{
+    char address[INET6_ADDRSTRLEN] = "";
+
+    if (http->listen.ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)&http->listen;
+
+        (void)inet_ntop(AF_INET, &in->sin_addr, address, sizeof address);
+        snprintf(out, cap, "%s:%d", address, ntohs(in->sin_port));
+    } else {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&http->listen;
+
+        (void)inet_ntop(AF_INET6, &in6->sin6_addr, address, sizeof address);
+        snprintf(out, cap, "[%s]:%d", address, ntohs(in6->sin6_port));
+    }
+}
+
+static enum cs_status learn_port(struct cs_http *http, struct cs_err *err)
+{
+    struct mg_server_port ports[1];
+
+    memset(ports, 0, sizeof ports);
+    if (mg_get_server_ports(http->ctx, 1, ports) != 1)
+        return cs_err_set(err, CS_INTERNAL, NULL, "could not learn the port");
+    http->port = ports[0].port;
+    if (http->listen.ss_family == AF_INET)
+        ((struct sockaddr_in *)(void *)&http->listen)->sin_port = htons((uint16_t)http->port);
+    else
+        ((struct sockaddr_in6 *)(void *)&http->listen)->sin6_port = htons((uint16_t)http->port);
+    return CS_OK;
+}
+
+/* ---- life ---- */
+
+/* Every connection is a file. */
+static void raise_file_limit(int64_t threads)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)(threads + SPARE_FDS);
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, struct cs_err *err)
+{
+    char address[80], count[24], keep_alive[24], request[24];
+    const char *options[] = {"listening_ports",
+                             address,
+                             "num_threads",
+                             count,
+                             "enable_keep_alive",
+                             "yes",
+                             "keep_alive_timeout_ms",
+                             keep_alive,
+                             "request_timeout_ms",
+                             request,
+                             "tcp_nodelay",
+                             "1",
+                             "connection_queue",
+                             "4096",
+                             "listen_backlog",
+                             "4096",
+                             "decode_url",
+                             "no",
+                             "enable_directory_listing",
+                             "no",
+                             "enable_auth_domain_check",
+                             "no",
+                             "access_control_allow_origin",
+                             "",
+                             "access_control_allow_methods",
+                             "",
+                             "access_control_allow_headers",
+                             "",
+                             NULL};
+    struct mg_callbacks callbacks;
+
+    memset(&callbacks, 0, sizeof callbacks);
+    callbacks.begin_request = begin_request;
+    callbacks.http_error = http_error;
+    callbacks.log_message = log_message;
+    callbacks.init_thread = init_thread;
+    listen_text(http, address, sizeof address);
+    snprintf(count, sizeof count, "%lld", (long long)threads);
+    snprintf(keep_alive, sizeof keep_alive, "%d", CS_KEEP_ALIVE_MS);
+    snprintf(request, sizeof request, "%d", CS_REQUEST_MS);
+    http->ctx = mg_start(&callbacks, http, options);
+    if (http->ctx == NULL)
+        return cs_err_set(err, CS_UNAVAILABLE, "listen_failed", "could not serve HTTP on %s",
+                          address);
+    return learn_port(http, err);
+}
+
+static enum cs_status prepare(struct cs_http *http, const struct cs_http_options *options,
+                              struct cs_err *err)
+{
+    const struct cs_config *config = cs_core_config(options->core);
+    int64_t threads = config->http_threads;
+    enum cs_status rc;
+
+    http->core = options->core;
+    http->wait_max = (int)(threads >= 2 * SPARE_WORKERS ? threads - SPARE_WORKERS : threads / 2);
+    http->version = strdup(options->version);
+    http->notice = options->notice != NULL ? strdup(options->notice) : NULL;
+    if (http->version == NULL || (options->notice != NULL && http->notice == NULL))
+        return cs_err_nomem(err);
+    rc = resolve(http, config->host, config->port, err);
+    if (rc == CS_OK && !http->loopback && !config->allow_remote)
+        rc =
+            cs_err_set(err, CS_DENIED, "remote_denied",
+                       "%s is not a loopback address: --allow-remote permits it, and every request "
+                       "then needs the token",
+                       config->host);
+    if (rc == CS_OK)
+        rc = cs_token_load(options->token_path, http->token, err);
+    if (rc == CS_OK)
+        rc = cs_log_redact(http->token, err);
+    if (rc == CS_OK)
+        rc = cs_random(&http->nonce, sizeof http->nonce, err);
+    if (rc == CS_OK && config->port != 0)
+        rc = try_port(http, err);
+    return rc == CS_OK ? cs_alarm_install(err) : rc;
+}
+
+enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_http **out_http,
+                             struct cs_err *err)
+{
+    struct cs_http *http = calloc(1, sizeof *http);
+    int64_t threads = cs_core_config(options->core)->http_threads;
+    enum cs_status rc;
+
+    if (http == NULL)
+        return cs_err_nomem(err);
+    cs_limiter_init(&http->limiter);
+    rc = prepare(http, options, err);
+    if (rc == CS_OK) {
+        raise_file_limit(threads);
+        (void)mg_init_library(MG_FEATURES_DEFAULT);
+        rc = start_civetweb(http, threads, err);
+    }
+    if (rc != CS_OK) {
+        cs_http_stop(http);
+        return rc;
+    }
+    *out_http = http;
+    return CS_OK;
+}
+
+int cs_http_port(const struct cs_http *http)
+{
+    return http->port;
+}
+
+void cs_http_quiesce(struct cs_http *http)
+{
+    atomic_store(&http->quiet, true);
+}
+
+void cs_http_stop(struct cs_http *http)
+{
+    struct timespec moment = {.tv_nsec = 10 * 1000000};
+    int64_t deadline = cs_mono_ms() + STOP_MS;
+
+    if (http == NULL)
+        return;
+    cs_http_quiesce(http);
+    /* Once civetweb is told to stop, it writes no more: let the answers out first. */
+    while (atomic_load(&http->active) > 0 && cs_mono_ms() < deadline)
+        (void)nanosleep(&moment, NULL);
+    if (http->ctx != NULL) {
+        mg_stop(http->ctx);
+        (void)mg_exit_library();
+    }
+    cs_limiter_fini(&http->limiter);
+    explicit_bzero(http->token, sizeof http->token);
+    free(http->version);
+    free(http->notice);
+    free(http);
+}

@@ -1,0 +1,231 @@
+/* api/priv: what the API's files share.
+ *
+ * Layer: api, private. A request and its reply belong to one civetweb worker thread (100 KB of
+ * stack); struct cs_http is shared by all of them and changes only through its atomics and the
+ * limiter's mutex.
+ */
+#ifndef CS_API_PRIV_H
+#define CS_API_PRIV_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <time.h>
+
+#include <civetweb.h>
+
+#include "cs/api/http.h"
+#include "cs/base/buf.h"
+#include "cs/base/embed.h"
+#include "cs/base/json.h"
+
+#define CS_TOKEN_LEN      64                    /* hex digits */
+#define CS_PARAM_MAX      129                   /* an id in a path, with its NUL */
+#define CS_REQUEST_ID_MAX 65                    /* with its NUL */
+#define CS_HEAD_ROOM      1024                  /* bytes kept free for a reply's header */
+#define CS_BODY_MS        10000                 /* time for a request body to arrive */
+#define CS_DRAIN_MS       1000                  /* time given to an unwanted body */
+#define CS_BODIES_MAX     (256LL * 1024 * 1024) /* bytes of request bodies held at once */
+#define CS_KEEP_ALIVE_MS  5000                  /* idle time of a connection; it holds a thread */
+#define CS_REQUEST_MS     10000 /* time for a request's header; for a reader that does not read */
+
+/** Failed credentials: a bucket that refills once a second. */
+struct cs_limiter {
+    pthread_mutex_t mutex; /* guards the rest */
+    int left;
+    int64_t refilled_at; /* mono ms */
+};
+
+struct cs_http {
+    struct cs_core *core;
+    struct mg_context *ctx;
+    char *version, *notice; /* owned; notice may be NULL */
+    char token[CS_TOKEN_LEN + 1];
+    char host[256]; /* as configured; IPv6 in brackets: a name that Host may carry */
+    struct sockaddr_storage listen; /* resolved; its port is the one in use */
+    int port;
+    bool loopback;           /* listen is a loopback address */
+    int wait_max;            /* workers that may wait for turns */
+    uint32_t nonce;          /* of this start, in request ids */
+    atomic_uint requests;    /* numbered */
+    atomic_int active;       /* requests under way */
+    atomic_int waiting;      /* of these, waiting for turns */
+    atomic_llong body_bytes; /* of these, bytes of bodies */
+    atomic_bool quiet;       /* cs_http_quiesce() */
+    struct cs_limiter limiter;
+};
+
+/* X(member, name): the headers that mean something to us; each may come once. */
+#define CS_HEADERS(X)                                                                              \
+    X(HOST, "Host")                                                                                \
+    X(ORIGIN, "Origin")                                                                            \
+    X(FETCH_SITE, "Sec-Fetch-Site")                                                                \
+    X(CONNECTION, "Connection")                                                                    \
+    X(UPGRADE, "Upgrade")                                                                          \
+    X(AUTHORIZATION, "Authorization")                                                              \
+    X(CONTENT_LENGTH, "Content-Length")                                                            \
+    X(CONTENT_TYPE, "Content-Type")                                                                \
+    X(TRANSFER_ENCODING, "Transfer-Encoding")                                                      \
+    X(EXPECT, "Expect")                                                                            \
+    X(PREFER, "Prefer")                                                                            \
+    X(REQUEST_ID, "X-Request-Id")                                                                  \
+    X(IDEMPOTENCY_KEY, "Idempotency-Key")
+
+enum cs_header {
+#define X(member, name) CS_HEADER_##member,
+    CS_HEADERS(X)
+#undef X
+        CS_HEADER_COUNT
+};
+
+struct cs_route;
+
+struct cs_request {
+    struct cs_http *http;
+    struct mg_connection *conn;
+    const struct mg_request_info *info; /* civetweb's */
+    const struct cs_config *config;
+    const struct cs_route *route;        /* NULL until found */
+    const char *header[CS_HEADER_COUNT]; /* borrowed of info; NULL when absent */
+    char id[CS_REQUEST_ID_MAX];
+    char param[CS_PARAM_MAX]; /* the path's :id */
+    bool forwarded;           /* a proxy says that it stands between */
+    bool head;                /* HEAD: as GET, without a body */
+    bool close;               /* the connection ends with this request */
+    bool body_read;           /* nothing of the body is left on the connection */
+    int64_t body_len;         /* declared */
+    int64_t body_held;        /* counted in http->body_bytes */
+    struct cs_buf raw;    /* "METHOD path\n", then the body: what an idempotency key stands for */
+    struct cs_json *body; /* an object; NULL without a body */
+    int status;           /* of an error that has no enum cs_status, else 0 */
+    int retry_after;      /* seconds; 0: the status's usual */
+    char allow[64];       /* of a 405 */
+    char code[48];        /* of a stored error; "": the struct cs_err's */
+    char tid[CS_UUID_MAX], sid[CS_UUID_MAX],
+        cid[CS_UUID_MAX]; /* told with an error; "" if unknown */
+};
+
+struct cs_reply {
+    int status;
+    bool cacheable;    /* else no-store */
+    struct cs_buf out; /* CS_HEAD_ROOM bytes, then the body */
+    char extra[320];   /* further header lines, each with its CRLF */
+    size_t extra_len;
+};
+
+/* ---- request.c: what every request must be, before anyone looks at what it wants ---- */
+
+/** Fill @rq from the connection. Cannot fail; check it next. */
+void cs_req_init(struct cs_request *rq, struct cs_http *http, struct mg_connection *conn);
+/** Framing, headers, Host, Origin. On failure the connection is to be closed. */
+CS_MUST_USE enum cs_status cs_req_check(struct cs_request *rq, struct cs_err *err);
+void cs_req_fini(struct cs_request *rq);
+/** Record an error whose HTTP status no enum cs_status stands for; returns CS_INVALID. */
+enum cs_status cs_refuse(struct cs_request *rq, int http_status, const char *code,
+                         const char *sentence, struct cs_err *err);
+/** Whether the comma-separated @list has @word, whatever the case. NULL is an empty list. */
+bool cs_list_has(const char *list, const char *word);
+/** A worker may wait for a turn: CS_BUSY too_many_requests when too many do. Pair with
+ * cs_wait_leave(). */
+CS_MUST_USE enum cs_status cs_wait_enter(struct cs_http *http, struct cs_err *err);
+void cs_wait_leave(struct cs_http *http);
+
+/* ---- auth.c, peer.c ---- */
+
+/** Whether the caller may use what is not open: 401 or 429 if not. */
+CS_MUST_USE enum cs_status cs_auth_check(struct cs_request *rq, struct cs_err *err);
+void cs_limiter_init(struct cs_limiter *limiter);
+void cs_limiter_fini(struct cs_limiter *limiter);
+/** Take one. When none is left: false, and *out_seconds until there is. */
+bool cs_limiter_take(struct cs_limiter *limiter, int64_t now, int *out_seconds);
+
+enum cs_peer { CS_PEER_UNKNOWN, CS_PEER_OURS, CS_PEER_OTHER };
+/** Who holds the other end of a TCP connection on this host, by the kernel's socket tables: @client
+ * is its address, @server ours. CS_PEER_UNKNOWN when the kernel cannot be asked. */
+enum cs_peer cs_peer_find(const struct sockaddr_storage *client,
+                          const struct sockaddr_storage *server);
+
+/* ---- body.c, alarm.c, query.c ---- */
+
+/** Check the body's type and size, read and parse it into rq->body. */
+CS_MUST_USE enum cs_status cs_body_read(struct cs_request *rq, struct cs_err *err);
+/** Read on for a moment, so that a client still sending gets to see the reply. */
+void cs_body_drain(struct cs_request *rq);
+
+/** civetweb reads without a deadline as long as bytes trickle in: a timer of this thread interrupts
+ * its poll(2) again and again once the time is over. */
+struct cs_alarm {
+    timer_t timer;
+};
+CS_MUST_USE enum cs_status cs_alarm_install(struct cs_err *err); /* once, before any worker */
+void cs_alarm_unblock(void);                                     /* on each worker */
+CS_MUST_USE enum cs_status cs_alarm_start(struct cs_alarm *alarm, int64_t ms, struct cs_err *err);
+void cs_alarm_stop(struct cs_alarm *alarm);
+
+/** Decode the parameter @name of the query into @out. *out_found says whether it is there.
+ * CS_INVALID, code "invalid_<name>", when it comes twice, is badly encoded, not UTF-8 or longer
+ * than @cap − 1 bytes. */
+CS_MUST_USE enum cs_status cs_query_text(const struct cs_request *rq, const char *name,
+                                         const char *code, char *out, size_t cap, bool *out_found,
+                                         struct cs_err *err);
+/** A decimal parameter between @min and @max; @otherwise when it is not there. */
+CS_MUST_USE enum cs_status cs_query_int(const struct cs_request *rq, const char *name,
+                                        const char *code, const int64_t bounds[2],
+                                        int64_t *inout_value, struct cs_err *err);
+
+/* ---- reply.c ---- */
+
+void cs_reply_init(struct cs_reply *reply);
+void cs_reply_fini(struct cs_reply *reply);
+/** Begin a body: the writer appends to reply->out, whose header room is reserved. */
+void cs_reply_begin(struct cs_reply *reply, struct cs_jsonw *w);
+/** Add a header line. */
+void cs_reply_header(struct cs_reply *reply, const char *name, const char *value);
+/** Make @reply the rendering of @err: {success:false, error, code, requestId, ids of the turn}. */
+void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct cs_err *err);
+/** Send header and body at once. Returns the HTTP status sent. */
+int cs_reply_send(struct cs_request *rq, struct cs_reply *reply);
+/** The HTTP status of a status. */
+int cs_http_status(enum cs_status status);
+
+/* ---- route.c ---- */
+
+typedef enum cs_status (*cs_handler)(struct cs_request *rq, struct cs_reply *reply,
+                                     struct cs_err *err);
+
+enum {
+    CS_ROUTE_OPEN = 1,     /* no credentials needed */
+    CS_ROUTE_MUTATION = 2, /* its body must be JSON */
+};
+
+struct cs_route {
+    const char *method;
+    const char *path; /* one segment may be ":id" */
+    cs_handler handler;
+    unsigned flags;
+};
+extern const struct cs_route cs_routes[]; /* ends with a NULL method */
+
+/** Set rq->route and rq->param. 404, or 405 with rq->allow. */
+CS_MUST_USE enum cs_status cs_route_find(struct cs_request *rq, struct cs_err *err);
+
+/* ---- the resources ---- */
+
+enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_continue(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_history(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_sessions(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_delete(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_cancel(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_restore(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_cleanup(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_stats(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_healthz(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_openapi(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+
+#endif

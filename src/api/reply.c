@@ -1,0 +1,178 @@
+/* api/reply: answers: a header and a body in one write. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/log.h"
+#include "priv.h"
+
+#define BODY_MAX (512u * 1024 * 1024)
+#define WRITE_SLICE                                                                                \
+    262144            /* a longer answer is sent in pieces, each of which may find the time over */
+#define WRITE_RATE 64 /* bytes per ms: a reader slower than this over all is let go */
+
+int cs_http_status(enum cs_status status)
+{
+    switch (status) {
+    case CS_OK:
+        return 200;
+    case CS_INVALID:
+        return 400;
+    case CS_DENIED:
+        return 403;
+    case CS_NOT_FOUND:
+        return 404;
+    case CS_CONFLICT:
+    case CS_CANCELLED:
+        return 409;
+    case CS_TOO_LARGE:
+        return 413;
+    case CS_MISMATCH:
+        return 422;
+    case CS_UPSTREAM:
+        return 502;
+    case CS_BUSY:
+    case CS_UNAVAILABLE:
+    case CS_NO_MEM:
+        return 503;
+    case CS_TIMEOUT:
+        return 504;
+    case CS_FULL:
+        return 507;
+    case CS_CORRUPT:
+    case CS_IO:
+    case CS_INTERNAL:
+        return 500;
+    }
+    return 500;
+}
+
+void cs_reply_init(struct cs_reply *reply)
+{
+    memset(reply, 0, sizeof *reply);
+    reply->status = 200;
+    cs_buf_init(&reply->out, BODY_MAX);
+}
+
+void cs_reply_fini(struct cs_reply *reply)
+{
+    cs_buf_fini(&reply->out);
+}
+
+void cs_reply_begin(struct cs_reply *reply, struct cs_jsonw *w)
+{
+    cs_buf_reset(&reply->out);
+    if (cs_buf_reserve(&reply->out, CS_HEAD_ROOM) != NULL)
+        reply->out.len = CS_HEAD_ROOM;
+    cs_jsonw_init(w, &reply->out);
+}
+
+void cs_reply_header(struct cs_reply *reply, const char *name, const char *value)
+{
+    size_t room = sizeof reply->extra - reply->extra_len;
+    int n = snprintf(reply->extra + reply->extra_len, room, "%s: %s\r\n", name, value);
+
+    if (n > 0 && (size_t)n < room)
+        reply->extra_len += (size_t)n;
+    else
+        reply->extra[reply->extra_len] = '\0';
+}
+
+static void error_headers(struct cs_request *rq, struct cs_reply *reply)
+{
+    char seconds[24];
+    int wait = rq->retry_after;
+
+    if (reply->status == 401)
+        cs_reply_header(reply, "WWW-Authenticate", "Bearer");
+    if (reply->status == 405)
+        cs_reply_header(reply, "Allow", rq->allow);
+    if (reply->status == 429 || reply->status == 503) {
+        snprintf(seconds, sizeof seconds, "%d", wait > 0 ? wait : 1);
+        cs_reply_header(reply, "Retry-After", seconds);
+    }
+}
+
+static void add_id(struct cs_jsonw *w, const char *key, const char *id)
+{
+    if (id[0] != '\0')
+        cs_jsonw_string(w, key, id);
+}
+
+void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct cs_err *err)
+{
+    const char *code = err->code != NULL ? err->code : cs_status_name(err->status);
+    struct cs_jsonw w;
+
+    reply->status = rq->status != 0 ? rq->status : cs_http_status(err->status);
+    reply->cacheable = false;
+    error_headers(rq, reply);
+    cs_reply_begin(reply, &w);
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", false);
+    cs_jsonw_string(&w, "error", err->msg);
+    cs_jsonw_string(&w, "code", rq->code[0] != '\0' ? rq->code : code);
+    cs_jsonw_string(&w, "requestId", rq->id);
+    add_id(&w, "sessionId", rq->sid);
+    add_id(&w, "conversationId", rq->cid);
+    add_id(&w, "turnId", rq->tid);
+    cs_jsonw_end_object(&w);
+}
+
+/* Write all, or give the client up. */
+static void write_all(struct cs_request *rq, const char *data, size_t len)
+{
+    int64_t deadline = cs_mono_ms() + CS_REQUEST_MS + (int64_t)(len / WRITE_RATE);
+
+    while (len > 0) {
+        size_t slice = len < WRITE_SLICE ? len : WRITE_SLICE;
+        int sent = mg_write(rq->conn, data, slice);
+
+        if (sent < 0 || (size_t)sent != slice || (len > slice && cs_mono_ms() > deadline)) {
+            mg_disable_connection_keep_alive(rq->conn);
+            return;
+        }
+        data += slice;
+        len -= slice;
+    }
+}
+
+/* The last resort: no memory to say more. */
+static int send_nothing(struct cs_request *rq)
+{
+    static const char text[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+                               "Retry-After: 1\r\nConnection: close\r\n\r\n";
+
+    mg_disable_connection_keep_alive(rq->conn);
+    write_all(rq, text, sizeof text - 1);
+    return 503;
+}
+
+int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
+{
+    char head[CS_HEAD_ROOM];
+    size_t body;
+    char *start;
+    int n;
+
+    if (reply->out.status != CS_OK || reply->out.len < CS_HEAD_ROOM)
+        return send_nothing(rq);
+    body = reply->out.len - CS_HEAD_ROOM;
+    if (!rq->body_read)
+        rq->close = true;
+    if (rq->close)
+        mg_disable_connection_keep_alive(rq->conn);
+    n = snprintf(head, sizeof head,
+                 "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
+                 "Content-Length: %zu\r\nX-Content-Type-Options: nosniff\r\nCache-Control: %s\r\n"
+                 "X-Request-Id: %s\r\n%sConnection: %s\r\n\r\n",
+                 reply->status, mg_get_response_code_text(rq->conn, reply->status), body,
+                 reply->cacheable ? "max-age=300" : "no-store", rq->id, reply->extra,
+                 rq->close ? "close" : "keep-alive");
+    if (n < 0 || n >= CS_HEAD_ROOM)
+        return send_nothing(rq);
+    start = reply->out.data + CS_HEAD_ROOM - n;
+    memcpy(start, head, (size_t)n);
+    write_all(rq, start, (size_t)n + (rq->head ? 0 : body));
+    return reply->status;
+}

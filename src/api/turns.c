@@ -1,0 +1,277 @@
+/* api/turns: POST /api/codex/session, POST /api/codex/continue, GET /api/codex/turn/:id. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/hash.h"
+#include "fields.h"
+#include "priv.h"
+
+#define WAIT_MAX_MS 60000 /* of GET /turn */
+#define SLACK_MS    30000 /* beyond its own time-out, until a running turn is given up by its waiter \
+                           */
+#define CONTEXT_MAX (64u << 20)
+
+/* ---- rendering ---- */
+
+/* What the status would have been, had the turn's error been returned by a call. */
+static enum cs_status status_of(const struct cs_turn_row *row)
+{
+    static const struct {
+        const char *code;
+        enum cs_status status;
+    } known[] = {
+        {"execution_timeout", CS_TIMEOUT}, {"codex_unavailable", CS_UNAVAILABLE},
+        {"model_not_found", CS_INVALID},   {"engine_unavailable", CS_INVALID},
+        {"too_many_turns", CS_BUSY},       {"out_of_memory", CS_NO_MEM},
+    };
+    size_t i;
+
+    if (row->status == CS_TURN_CANCELLED)
+        return CS_CANCELLED;
+    if (row->status == CS_TURN_INTERRUPTED)
+        return CS_CONFLICT;
+    for (i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(row->error_code, known[i].code) == 0)
+            return known[i].status;
+    return CS_UPSTREAM;
+}
+
+/* A count of tokens; null where Codex did not tell. */
+static void render_tokens(struct cs_jsonw *w, const char *key, int64_t tokens)
+{
+    if (tokens >= 0)
+        cs_jsonw_int(w, key, tokens);
+    else
+        cs_jsonw_null(w, key);
+}
+
+static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row)
+{
+    const char *evicted = row->evicted != NULL && row->evicted[0] != '\0' ? row->evicted : "[]";
+
+    cs_jsonw_object(w, "metadata");
+    cs_jsonw_string(w, "model", row->model);
+    cs_jsonw_string(w, "sandbox", row->sandbox);
+    cs_jsonw_time(w, "timestamp", row->ended_at);
+    cs_jsonw_string(w, "turnId", row->tid);
+    cs_jsonw_string(w, "engine", row->engine);
+    cs_jsonw_int(w, "durationMs", row->duration_ms);
+    cs_jsonw_object(w, "usage");
+    render_tokens(w, "inputTokens", row->usage.input);
+    render_tokens(w, "cachedInputTokens", row->usage.cached_input);
+    render_tokens(w, "outputTokens", row->usage.output);
+    cs_jsonw_end_object(w);
+    cs_jsonw_raw(w, "evicted", evicted, strlen(evicted));
+    if (row->continued)
+        cs_jsonw_bool(w, "continued", true);
+    if (row->model_fallback)
+        cs_jsonw_bool(w, "modelFallback", true);
+    cs_jsonw_end_object(w);
+}
+
+static void render_ids(struct cs_jsonw *w, const struct cs_turn_view *view)
+{
+    cs_jsonw_string(w, "sessionId", view->sid);
+    cs_jsonw_string(w, "conversationId", view->cid);
+}
+
+static void render_answer(struct cs_jsonw *w, const struct cs_turn_view *view)
+{
+    cs_jsonw_stringn(w, "response", view->response != NULL ? view->response : "",
+                     view->response_len);
+    render_metadata(w, &view->row);
+}
+
+static void render_completed(struct cs_reply *reply, const struct cs_turn_view *view)
+{
+    struct cs_jsonw w;
+
+    cs_reply_begin(reply, &w);
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", true);
+    render_ids(&w, view);
+    render_answer(&w, view);
+    cs_jsonw_end_object(&w);
+}
+
+/* 202: the turn goes on; here is where to look. */
+static void render_accepted(struct cs_reply *reply, const struct cs_turn_view *view)
+{
+    char location[64];
+    struct cs_jsonw w;
+
+    snprintf(location, sizeof location, "/api/codex/turn/%s", view->row.tid);
+    reply->status = 202;
+    cs_reply_header(reply, "Location", location);
+    cs_reply_begin(reply, &w);
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", true);
+    cs_jsonw_string(&w, "turnId", view->row.tid);
+    render_ids(&w, view);
+    cs_jsonw_string(&w, "status", cs_turn_status_name(view->row.status));
+    cs_jsonw_end_object(&w);
+}
+
+/* The answer of a turn that was waited for. */
+static enum cs_status render_outcome(struct cs_request *rq, struct cs_reply *reply,
+                                     const struct cs_turn_view *view, struct cs_err *err)
+{
+    switch (view->row.status) {
+    case CS_TURN_RUNNING:
+        render_accepted(reply, view);
+        break;
+    case CS_TURN_COMPLETED:
+        render_completed(reply, view);
+        break;
+    case CS_TURN_FAILED:
+    case CS_TURN_INTERRUPTED:
+    case CS_TURN_CANCELLED:
+        snprintf(rq->code, sizeof rq->code, "%s", view->row.error_code);
+        return cs_err_set(err, status_of(&view->row), NULL, "%s", view->row.error);
+    }
+    return cs_buf_check(&reply->out, err);
+}
+
+/* ---- beginning a turn ---- */
+
+static enum cs_status read_request(struct cs_request *rq, bool continued,
+                                   struct cs_turn_request *out, struct cs_buf *joined,
+                                   struct cs_err *err)
+{
+    enum cs_status rc = cs_fields_read(rq->body, continued, out, joined, err);
+
+    out->idempotency_key = rq->header[CS_HEADER_IDEMPOTENCY_KEY];
+    if (rc == CS_OK && out->idempotency_key != NULL && rq->raw.data != NULL)
+        rc = cs_sha256(rq->raw.data, rq->raw.len, out->body_hash, err);
+    return rc;
+}
+
+static void keep_ids(struct cs_request *rq, const struct cs_turn_view *view)
+{
+    memcpy(rq->tid, view->row.tid, sizeof rq->tid);
+    memcpy(rq->sid, view->sid, sizeof rq->sid);
+    memcpy(rq->cid, view->cid, sizeof rq->cid);
+}
+
+/* Drive the turn just begun, or leave it to a thread of its own. Consumes @turn. */
+static enum cs_status go(struct cs_request *rq, struct cs_turn *turn, bool async,
+                         struct cs_err *err)
+{
+    memcpy(rq->sid, cs_turn_sid(turn), strlen(cs_turn_sid(turn)) + 1);
+    memcpy(rq->cid, cs_turn_cid(turn), strlen(cs_turn_cid(turn)) + 1);
+    return async ? cs_turn_detach(turn, err) : cs_turn_run(turn, NULL, NULL, err);
+}
+
+static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
+                            const struct cs_turn_request *request, bool async, struct cs_err *err)
+{
+    struct cs_turn *turn = NULL;
+    struct cs_turn_view view;
+    int64_t deadline = 0;
+    char tid[CS_UUID_MAX];
+    enum cs_status rc = cs_turn_begin(rq->http->core, request, &turn, tid, err);
+
+    if (rc != CS_OK)
+        return rc;
+    memcpy(rq->tid, tid, sizeof rq->tid);
+    if (turn != NULL) {
+        rc = go(rq, turn, async, err);
+        if (rc != CS_OK)
+            return rc;
+    } else { /* the key is known: wait for that turn, whoever drives it */
+        cs_reply_header(reply, "Idempotency-Replayed", "true");
+        deadline = async ? 0 : cs_mono_ms() + rq->config->turn_timeout_max_ms + SLACK_MS;
+    }
+    rc = cs_turn_view(rq->http->core, tid, deadline, &view, err);
+    if (rc != CS_OK)
+        return rc;
+    keep_ids(rq, &view);
+    if (async) {
+        cs_reply_header(reply, "Preference-Applied", "respond-async");
+        render_accepted(reply, &view);
+        rc = cs_buf_check(&reply->out, err);
+    } else {
+        rc = render_outcome(rq, reply, &view, err);
+    }
+    cs_turn_view_fini(&view);
+    return rc;
+}
+
+static enum cs_status take_turn(struct cs_request *rq, struct cs_reply *reply, bool continued,
+                                struct cs_err *err)
+{
+    bool async = cs_list_has(rq->header[CS_HEADER_PREFER], "respond-async");
+    struct cs_turn_request request;
+    struct cs_buf joined;
+    enum cs_status rc;
+
+    cs_buf_init(&joined, CONTEXT_MAX);
+    rc = read_request(rq, continued, &request, &joined, err);
+    if (rc == CS_OK && !async)
+        rc = cs_wait_enter(rq->http, err);
+    if (rc == CS_OK) {
+        rc = begin(rq, reply, &request, async, err);
+        if (!async)
+            cs_wait_leave(rq->http);
+    }
+    cs_buf_fini(&joined);
+    return rc;
+}
+
+enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    return take_turn(rq, reply, false, err);
+}
+
+enum cs_status cs_api_continue(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    return take_turn(rq, reply, true, err);
+}
+
+/* ---- looking at a turn ---- */
+
+static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
+{
+    const struct cs_turn_row *row = &view->row;
+    struct cs_jsonw w;
+
+    cs_reply_begin(reply, &w);
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", true);
+    cs_jsonw_string(&w, "turnId", row->tid);
+    cs_jsonw_string(&w, "status", cs_turn_status_name(row->status));
+    render_ids(&w, view);
+    cs_jsonw_time(&w, "startedAt", row->started_at);
+    if (row->status != CS_TURN_RUNNING)
+        cs_jsonw_time(&w, "endedAt", row->ended_at);
+    if (row->status == CS_TURN_COMPLETED) {
+        render_answer(&w, view);
+    } else if (row->status != CS_TURN_RUNNING) {
+        cs_jsonw_string(&w, "error", row->error);
+        cs_jsonw_string(&w, "code", row->error_code);
+    }
+    cs_jsonw_end_object(&w);
+}
+
+enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    static const int64_t waits[2] = {0, WAIT_MAX_MS};
+    struct cs_turn_view view;
+    int64_t wait_ms = 0;
+    enum cs_status rc = cs_query_int(rq, "waitMs", "invalid_wait", waits, &wait_ms, err);
+
+    if (rc == CS_OK && wait_ms > 0)
+        rc = cs_wait_enter(rq->http, err);
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_turn_view(rq->http->core, rq->param, wait_ms > 0 ? cs_mono_ms() + wait_ms : 0, &view,
+                      err);
+    if (wait_ms > 0)
+        cs_wait_leave(rq->http);
+    if (rc != CS_OK)
+        return rc;
+    render_view(reply, &view);
+    cs_turn_view_fini(&view);
+    return cs_buf_check(&reply->out, err);
+}
