@@ -1,0 +1,709 @@
+/* The MCP driver.
+ *
+ * One child, `codex mcp-server`, answers tools/call in parallel: "codex" begins a conversation,
+ * "codex-reply" goes on with one. Wire facts (0.98 to 0.153; 0.154 has no such server): events come
+ * as the notification codex/event and name the call in _meta.requestId. A conversation is known
+ * only to the child that began it, and keeps the folder, sandbox and model that it began with. A
+ * cancelled call is never answered, and its prompt stays in the conversation. There is no way to
+ * put a transcript in but the prompt. Closing stdin does not end the child.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rpc.h"
+
+#define TALK_BUCKETS 1024 /* a power of two */
+#define TALKS_MAX    1024 /* conversations that are remembered; forgetting one costs it a preamble */
+#define LINE_MAX_OUT ((size_t)64 * 1024 * 1024)
+
+struct state;
+
+/* A conversation that the child has. Guarded by the link's mutex. */
+struct talk {
+    struct talk *chain;         /* in its bucket */
+    struct talk *newer, *older; /* all, by their last use */
+    struct state *owner;        /* the turn of ours that uses it, or NULL */
+    char *terms;                /* sandbox, folder and model, which no reply can change */
+    char *model;                /* that runs; or NULL */
+    char id[CS_CODEX_ID_MAX];
+};
+
+enum rung { RUNG_CHILD, RUNG_CALL, RUNG_DONE };
+
+/* A turn. The owner's thread alone uses it, but for node and talk. */
+struct state {
+    struct cs_link_turn node; /* first; guarded by the link's mutex, like talk */
+    struct talk *talk;
+    enum rung rung;
+    bool retried, reply, content_deltas, started;
+    const char *how; /* detail of CS_EVENT_THREAD */
+    int64_t call;
+    char turn_id[CS_CODEX_ID_MAX];
+    char *model;  /* that runs; or NULL */
+    char *spoken; /* the last message that was told; or NULL */
+    char *error;  /* what Codex said of its failure; or NULL */
+    const char *error_code;
+    const struct cs_engine_item *items;
+    size_t item_count;
+    bool asked_history;
+    int64_t used[3], totals[3]; /* -1 unknown */
+};
+
+struct cs_driver {
+    struct cs_link link;
+    /* Guarded by the link's mutex: */
+    struct talk *talks[TALK_BUCKETS];
+    struct talk *newest, *oldest;
+    size_t talk_count;
+};
+
+/* Conversations. The caller holds the link's mutex. */
+
+static struct talk **talk_bucket(struct cs_driver *driver, const char *id)
+{
+    return &driver->talks[cs_codex_hash(id) & (TALK_BUCKETS - 1)];
+}
+
+static struct talk *find_talk(struct cs_driver *driver, const char *id)
+{
+    if (!id) {
+        return NULL;
+    }
+    struct talk *talk = *talk_bucket(driver, id);
+    while (talk && strcmp(talk->id, id) != 0) {
+        talk = talk->chain;
+    }
+    return talk;
+}
+
+static void unlink_talk(struct cs_driver *driver, struct talk *talk)
+{
+    *(talk->newer ? &talk->newer->older : &driver->newest) = talk->older;
+    *(talk->older ? &talk->older->newer : &driver->oldest) = talk->newer;
+    talk->newer = talk->older = NULL;
+}
+
+static void put_newest(struct cs_driver *driver, struct talk *talk)
+{
+    talk->older = driver->newest;
+    *(driver->newest ? &driver->newest->newer : &driver->oldest) = talk;
+    driver->newest = talk;
+}
+
+static void free_talk(struct cs_driver *driver, struct talk *talk)
+{
+    unlink_talk(driver, talk);
+    struct talk **at = talk_bucket(driver, talk->id);
+    while (*at != talk) {
+        at = &(*at)->chain;
+    }
+    *at = talk->chain;
+    if (talk->owner) {
+        talk->owner->talk = NULL;
+    }
+    driver->talk_count--;
+    free(talk->terms);
+    free(talk->model);
+    free(talk);
+}
+
+static char *terms_of(const struct cs_engine_request *request)
+{
+    char *terms = NULL;
+    int n = asprintf(&terms, "%s\n%s\n%s", request->sandbox, request->model ? request->model : "",
+                     request->cwd);
+    return n < 0 ? NULL : terms;
+}
+
+/* Remember a conversation that @state has begun. Without memory it is not remembered. */
+static void add_talk(struct cs_driver *driver, struct state *state, const char *id,
+                     const char *model)
+{
+    if (!id || !*id || strlen(id) >= CS_CODEX_ID_MAX || find_talk(driver, id)) {
+        return;
+    }
+    struct talk *talk = calloc(1, sizeof(*talk));
+    char *terms = terms_of(&state->node.turn->request);
+    if (!talk || !terms) {
+        free(talk);
+        free(terms);
+        return;
+    }
+    talk->terms = terms;
+    talk->model = model ? strdup(model) : NULL;
+    cs_codex_id(talk->id, id);
+    struct talk **at = talk_bucket(driver, id);
+    talk->chain = *at;
+    *at = talk;
+    put_newest(driver, talk);
+    talk->owner = state;
+    state->talk = talk;
+    if (++driver->talk_count > TALKS_MAX && !driver->oldest->owner) {
+        free_talk(driver, driver->oldest);
+    }
+}
+
+/* The turn is over for the conversation: with its answer in it, or else it is of no more use,
+ * because the unanswered prompt stays in it. */
+static void leave_talk(struct cs_driver *driver, struct state *state, bool answered)
+{
+    struct talk *talk = state->talk;
+    if (!talk) {
+        return;
+    }
+    state->talk = NULL;
+    talk->owner = NULL;
+    if (answered) {
+        unlink_talk(driver, talk);
+        put_newest(driver, talk);
+    } else {
+        free_talk(driver, talk);
+    }
+}
+
+/* Hooks of the link, on the child's reader thread. */
+
+static void arguments(const struct cs_engine *engine, const struct cs_codex *codex,
+                      const char **out_argv)
+{
+    (void)engine;
+    out_argv[0] = codex->mcp_subcommand ? codex->mcp_subcommand : "mcp-server";
+    out_argv[1] = NULL;
+}
+
+static void shake_initialize(struct cs_driver *driver)
+{
+    const char *version = driver->link.engine->options.version;
+    struct cs_buf line;
+    struct cs_jsonw w;
+    cs_buf_init(&line, 65536);
+    int64_t id = cs_rpc_request(&driver->link, &line, &w, "initialize");
+    cs_jsonw_string(&w, "protocolVersion", "2025-06-18");
+    cs_jsonw_object(&w, "capabilities");
+    cs_jsonw_end_object(&w);
+    cs_jsonw_object(&w, "clientInfo");
+    cs_jsonw_string(&w, "name", "codex-sessiond");
+    cs_jsonw_string(&w, "version", version ? version : "0");
+    cs_jsonw_end_object(&w);
+    cs_rpc_end(&line, &w);
+    cs_link_shake(&driver->link, id, &line);
+    cs_buf_fini(&line);
+}
+
+static void handshake(struct cs_driver *driver, const struct cs_codex_line *reply)
+{
+    struct cs_link *link = &driver->link;
+    if (!reply) {
+        shake_initialize(driver);
+        return;
+    }
+    if (!cs_json_get_string(cs_json_get(reply->result, "serverInfo"), "name")) {
+        cs_link_refuse(link, "Codex refused the MCP handshake");
+        return;
+    }
+    struct cs_buf line;
+    cs_buf_init(&line, 128);
+    cs_buf_adds(&line, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
+    cs_link_send(link, &line);
+    cs_buf_fini(&line);
+    cs_link_ready(link);
+}
+
+static const char *answer(const char *method)
+{
+    /* An error would leave the call that asks hanging for ever. */
+    if (strcmp(method, "elicitation/create") == 0) {
+        return "{\"decision\":\"denied\",\"action\":\"decline\"}";
+    }
+    if (strcmp(method, "roots/list") == 0) {
+        return "{\"roots\":[]}";
+    }
+    return strcmp(method, "ping") == 0 ? "{}" : NULL;
+}
+
+static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
+                     const struct cs_codex_line *line)
+{
+    (void)driver;
+    (void)node;
+    (void)line;
+}
+
+static bool is(const char *text, const char *word)
+{
+    return text && strcmp(text, word) == 0;
+}
+
+static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
+{
+    if (strcmp(line->method, "codex/event") != 0) {
+        return;
+    }
+    int64_t id = cs_json_int(cs_json_path(line->params, "_meta", "requestId", NULL), -1);
+    struct cs_link_turn *node = cs_link_find(&driver->link, id);
+    if (!node) {
+        return;
+    }
+    const char *type = cs_json_get_string(cs_json_get(line->params, "msg"), "type");
+    bool delta = is(type, "agent_message_content_delta") || is(type, "agent_message_delta");
+    cs_turn_push(node->turn, CS_IN_NOTICE, line->json, NULL, line->len, delta);
+    line->json = NULL;
+}
+
+static void on_down(struct cs_driver *driver)
+{
+    while (driver->newest) {
+        free_talk(driver, driver->newest);
+    }
+}
+
+/* The owner's thread. */
+
+static void finish(struct cs_driver *driver, struct cs_engine_turn *turn, enum cs_status status,
+                   const char *code, const char *sentence)
+{
+    struct state *state = turn->state;
+    if (state->used[0] >= 0) {
+        cs_turn_emit_usage(turn, state->used, state->totals);
+    }
+    pthread_mutex_lock(&driver->link.mutex);
+    leave_talk(driver, state, status == CS_OK || state->rung == RUNG_CHILD);
+    if (status == CS_OK) {
+        cs_link_proved(&driver->link);
+    }
+    pthread_mutex_unlock(&driver->link.mutex);
+    state->rung = RUNG_DONE;
+    cs_turn_emit_done(turn, status, code, sentence);
+}
+
+/* The prompt as Codex gets it: plain, or with context and transcript before it. */
+static void write_prompt(struct cs_jsonw *w, const struct cs_engine_turn *turn,
+                         struct cs_buf *scratch)
+{
+    const struct state *state = turn->state;
+    const struct cs_engine_request *request = &turn->request;
+    size_t count = state->reply ? 0 : state->item_count;
+    if (!count && !request->context_len) {
+        cs_jsonw_stringn(w, "prompt", request->prompt, request->prompt_len);
+        return;
+    }
+    cs_preamble(state->items, count, request->preamble_bytes, request, scratch);
+    cs_jsonw_stringn(w, "prompt", scratch->data ? scratch->data : "", scratch->len);
+}
+
+static void write_arguments(struct cs_jsonw *w, const struct cs_engine_turn *turn,
+                            struct cs_buf *scratch)
+{
+    const struct state *state = turn->state;
+    const struct cs_engine_request *request = &turn->request;
+    cs_jsonw_string(w, "name", state->reply ? "codex-reply" : "codex");
+    cs_jsonw_object(w, "arguments");
+    write_prompt(w, turn, scratch);
+    if (state->reply) {
+        cs_jsonw_string(w, "threadId", request->thread_id);
+    } else {
+        cs_jsonw_string(w, "cwd", request->cwd);
+        cs_jsonw_string(w, "sandbox", request->sandbox);
+        cs_jsonw_string(w, "approval-policy", "never");
+        if (request->model) {
+            cs_jsonw_string(w, "model", request->model);
+        }
+    }
+    cs_jsonw_end_object(w);
+}
+
+static void call_tool(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    struct cs_buf line, scratch;
+    struct cs_jsonw w;
+    struct cs_err err = {0};
+    cs_buf_init(&line, LINE_MAX_OUT);
+    cs_buf_init(&scratch, LINE_MAX_OUT);
+    int64_t id = cs_rpc_request(&driver->link, &line, &w, "tools/call");
+    write_arguments(&w, turn, &scratch);
+    cs_rpc_end(&line, &w);
+    if (line.status == CS_OK) {
+        line.status = scratch.status;
+    }
+    pthread_mutex_lock(&driver->link.mutex);
+    enum cs_status status = cs_link_call(&driver->link, &state->node, id, &line, &err);
+    pthread_mutex_unlock(&driver->link.mutex);
+    cs_buf_fini(&line);
+    cs_buf_fini(&scratch);
+    if (status == CS_OK) {
+        state->rung = RUNG_CALL;
+        state->call = id;
+    } else if (status != CS_CONFLICT) {
+        finish(driver, turn, status == CS_NO_MEM ? CS_NO_MEM : CS_UNAVAILABLE,
+               status == CS_NO_MEM ? NULL : "codex_unavailable", err.msg);
+    }
+}
+
+/* Begin a conversation, with our transcript if there is one. */
+static void call_codex(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    const struct cs_engine_request *request = &turn->request;
+    state->reply = false;
+    if (!state->asked_history && request->history) {
+        struct cs_err err = {0};
+        state->asked_history = true;
+        enum cs_status status =
+            request->history(request->history_arg, &state->items, &state->item_count, &err);
+        if (status != CS_OK) {
+            finish(driver, turn, status, err.code, err.msg);
+            return;
+        }
+    }
+    state->how = state->item_count ? "preamble" : "new";
+    call_tool(driver, turn);
+}
+
+static void choose(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    const struct cs_engine_request *request = &turn->request;
+    bool orphan = request->orphan_turn && *request->orphan_turn;
+    char *terms = terms_of(request);
+    pthread_mutex_lock(&driver->link.mutex);
+    struct talk *talk = find_talk(driver, request->thread_id);
+    if (talk && !talk->owner && !orphan && terms && strcmp(terms, talk->terms) == 0) {
+        talk->owner = state;
+        state->talk = talk;
+        cs_text_replace(&state->model, talk->model);
+    }
+    bool known = state->talk != NULL;
+    pthread_mutex_unlock(&driver->link.mutex);
+    free(terms);
+    if (known) {
+        state->reply = true;
+        state->how = "loaded";
+        cs_turn_emit(turn, CS_EVENT_THREAD, request->thread_id, strlen(request->thread_id),
+                     state->how);
+        call_tool(driver, turn);
+    } else {
+        call_codex(driver, turn);
+    }
+}
+
+static void on_configured(struct cs_driver *driver, struct cs_engine_turn *turn,
+                          const struct cs_json *msg)
+{
+    struct state *state = turn->state;
+    const char *id = cs_json_get_string(msg, "session_id");
+    if (state->reply || !id) {
+        return;
+    }
+    cs_text_replace(&state->model, cs_json_get_string(msg, "model"));
+    pthread_mutex_lock(&driver->link.mutex);
+    if (cs_link_live(&driver->link, &state->node) && !state->talk) {
+        add_talk(driver, state, id, state->model);
+    }
+    pthread_mutex_unlock(&driver->link.mutex);
+    cs_turn_emit(turn, CS_EVENT_THREAD, id, strlen(id), state->how);
+}
+
+static void on_started(struct cs_engine_turn *turn, const struct cs_json *params)
+{
+    struct state *state = turn->state;
+    const char *id = cs_json_get_string(cs_json_get(params, "msg"), "turn_id");
+    if (state->started) {
+        return;
+    }
+    state->started = true;
+    cs_codex_id(state->turn_id, id ? id : cs_json_get_string(params, "id"));
+    cs_turn_emit(turn, CS_EVENT_STARTED, state->turn_id, strlen(state->turn_id), state->model);
+}
+
+/* 0.58 to 0.128 send each piece in both forms, 0.153 in the newer one alone. */
+static void on_delta(struct cs_engine_turn *turn, const struct cs_json *msg, bool content)
+{
+    struct state *state = turn->state;
+    size_t len = 0;
+    const char *delta = cs_json_string(cs_json_get(msg, "delta"), &len);
+    state->content_deltas = state->content_deltas || content;
+    if (delta && content == state->content_deltas) {
+        cs_turn_emit(turn, CS_EVENT_DELTA, delta, len, "");
+    }
+}
+
+static void speak(struct cs_engine_turn *turn, const char *text)
+{
+    struct state *state = turn->state;
+    if (text && !is(state->spoken, text)) {
+        cs_text_replace(&state->spoken, text);
+        cs_turn_emit(turn, CS_EVENT_MESSAGE, text, strlen(text), "");
+    }
+}
+
+static void on_item(struct cs_engine_turn *turn, const struct cs_json *item)
+{
+    const char *type = cs_json_get_string(item, "type");
+    if (!type || is(type, "UserMessage") || is(type, "AgentMessage")) {
+        return;
+    }
+    /* The names that app-server has for the same: commandExecution for CommandExecution. */
+    char name[64];
+    snprintf(name, sizeof(name), "%s", type);
+    if (name[0] >= 'A' && name[0] <= 'Z') {
+        name[0] = (char)(name[0] - 'A' + 'a');
+    }
+    struct cs_buf json;
+    cs_buf_init(&json, LINE_MAX_OUT);
+    cs_json_dump(item, &json);
+    if (cs_buf_check(&json, NULL) == CS_OK && json.len) {
+        cs_turn_emit(turn, CS_EVENT_ITEM, json.data, json.len, name);
+    }
+    cs_buf_fini(&json);
+}
+
+static void read_tokens(const struct cs_json *json, int64_t out[3])
+{
+    out[0] = cs_json_int(cs_json_get(json, "input_tokens"), 0);
+    out[1] = cs_json_int(cs_json_get(json, "cached_input_tokens"), 0);
+    out[2] = cs_json_int(cs_json_get(json, "output_tokens"), 0);
+}
+
+/* Totals of the conversation and the last request's; the same again when nothing was used. */
+static void on_tokens(struct state *state, const struct cs_json *info)
+{
+    const struct cs_json *total = cs_json_get(info, "total_token_usage");
+    int64_t sum[3] = {-1, -1, -1}, last[3];
+    read_tokens(cs_json_get(info, "last_token_usage"), last);
+    if (total) {
+        read_tokens(total, sum);
+    }
+    if (last[0] + last[2] <= 0 || (total && memcmp(sum, state->totals, sizeof(sum)) == 0)) {
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        state->used[i] = (state->used[i] < 0 ? 0 : state->used[i]) + last[i];
+        state->totals[i] = sum[i];
+    }
+}
+
+static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
+                    const struct cs_json *json)
+{
+    struct state *state = turn->state;
+    const struct cs_json *params = cs_json_get(json, "params");
+    const struct cs_json *msg = cs_json_get(params, "msg");
+    const char *type = cs_json_get_string(msg, "type");
+    if (state->rung != RUNG_CALL ||
+        cs_json_int(cs_json_path(params, "_meta", "requestId", NULL), -1) != state->call) {
+        return;
+    }
+    if (is(type, "session_configured")) {
+        on_configured(driver, turn, msg);
+    } else if (is(type, "task_started") || is(type, "turn_started")) {
+        on_started(turn, params);
+    } else if (is(type, "agent_message_content_delta")) {
+        on_delta(turn, msg, true);
+    } else if (is(type, "agent_message_delta")) {
+        on_delta(turn, msg, false);
+    } else if (is(type, "agent_message")) {
+        speak(turn, cs_json_get_string(msg, "message"));
+    } else if (is(type, "item_completed")) {
+        on_item(turn, cs_json_get(msg, "item"));
+    } else if (is(type, "token_count")) {
+        on_tokens(state, cs_json_get(msg, "info"));
+    } else if (is(type, "error")) {
+        const char *message = cs_json_get_string(msg, "message");
+        cs_text_replace(&state->error, message);
+        state->error_code = cs_codex_error_code(cs_json_get(msg, "codex_error_info"), message);
+    } else if (is(type, "turn_aborted")) {
+        finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
+    }
+}
+
+/* The text of a tool's result; borrowed. */
+static const char *content_of(const struct cs_json *result)
+{
+    const char *text = cs_json_get_string(cs_json_get(result, "structuredContent"), "content");
+    return text ? text : cs_json_get_string(cs_json_at(cs_json_get(result, "content"), 0), "text");
+}
+
+static void replied(struct cs_driver *driver, struct cs_engine_turn *turn,
+                    const struct cs_json *json)
+{
+    struct state *state = turn->state;
+    const struct cs_json *result = cs_json_get(json, "result");
+    const struct cs_json *error = cs_json_get(json, "error");
+    if (state->rung != RUNG_CALL || cs_json_int(cs_json_get(json, "id"), -1) != state->call) {
+        return;
+    }
+    const char *text = content_of(result);
+    bool failed = cs_json_type(error) == CS_JSON_OBJECT ||
+                  cs_json_bool(cs_json_get(result, "isError"), false);
+    if (!failed && !state->error) {
+        speak(turn, text);
+        finish(driver, turn, CS_OK, NULL, NULL);
+        return;
+    }
+    if (state->reply && failed && text && strstr(text, "Session not found")) {
+        pthread_mutex_lock(&driver->link.mutex);
+        leave_talk(driver, state, false);
+        pthread_mutex_unlock(&driver->link.mutex);
+        call_codex(driver, turn);
+        return;
+    }
+    if (!text) {
+        text = cs_json_get_string(error, "message");
+    }
+    if (state->error) {
+        finish(driver, turn, CS_UPSTREAM, state->error_code, state->error);
+    } else {
+        finish(driver, turn, CS_UPSTREAM, cs_codex_error_code(NULL, text),
+               text ? text : "Codex refused the turn");
+    }
+}
+
+static void begin(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = calloc(1, sizeof(*state));
+    if (!state) {
+        cs_turn_emit_done(turn, CS_NO_MEM, NULL, "out of memory");
+        return;
+    }
+    state->node.turn = turn;
+    state->how = "new";
+    for (int i = 0; i < 3; i++) {
+        state->used[i] = state->totals[i] = -1;
+    }
+    turn->state = state;
+    cs_link_join(&driver->link, &state->node);
+}
+
+static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
+                 const struct cs_message_in *message)
+{
+    struct state *state = turn->state;
+    const char *why = message->text ? message->text : "Codex stopped";
+    if (message->kind == CS_IN_UNAVAILABLE) {
+        finish(driver, turn, CS_UNAVAILABLE, "codex_unavailable", why);
+    } else if (message->kind == CS_IN_TOO_LARGE) {
+        finish(driver, turn, CS_UPSTREAM, "reply_too_large", why);
+    } else if (state->rung == RUNG_CHILD && !state->retried) {
+        state->retried = true; /* Codex has not seen the prompt */
+        cs_link_join(&driver->link, &state->node);
+    } else {
+        finish(driver, turn, CS_UPSTREAM, "codex_died", why);
+    }
+}
+
+static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
+                 struct cs_message_in *message)
+{
+    if (!message) {
+        begin(driver, turn);
+        return;
+    }
+    const struct state *state = turn->state;
+    switch ((enum cs_link_message)message->kind) {
+    case CS_IN_READY:
+        if (state->rung == RUNG_CHILD) {
+            choose(driver, turn);
+        }
+        break;
+    case CS_IN_REPLY:
+        replied(driver, turn, message->json);
+        break;
+    case CS_IN_NOTICE:
+        noticed(driver, turn, message->json);
+        break;
+    case CS_IN_DIED:
+    case CS_IN_TOO_LARGE:
+    case CS_IN_UNAVAILABLE:
+        gone(driver, turn, message);
+        break;
+    }
+}
+
+static void cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    if (!state || state->rung == RUNG_DONE) {
+        return;
+    }
+    if (state->rung == RUNG_CHILD) {
+        finish(driver, turn, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
+        return;
+    }
+    struct cs_buf line;
+    cs_buf_init(&line, 256);
+    cs_buf_addf(&line,
+                "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+                "cancelled\",\"params\":{\"requestId\":%lld}}\n",
+                (long long)state->call);
+    pthread_mutex_lock(&driver->link.mutex);
+    if (cs_link_live(&driver->link, &state->node)) {
+        cs_link_send(&driver->link, &line);
+    }
+    pthread_mutex_unlock(&driver->link.mutex);
+    cs_buf_fini(&line);
+}
+
+static void detach(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    if (!state) {
+        return;
+    }
+    turn->state = NULL;
+    cs_link_leave(&driver->link, &state->node);
+    pthread_mutex_lock(&driver->link.mutex);
+    leave_talk(driver, state, false);
+    pthread_mutex_unlock(&driver->link.mutex);
+    free(state->model);
+    free(state->spoken);
+    free(state->error);
+    free(state);
+}
+
+static const struct cs_link_ops link_ops = {
+    .name = "Codex mcp-server",
+    .skip_stdin = true,
+    .arguments = arguments,
+    .handshake = handshake,
+    .on_reply = on_reply,
+    .on_notice = on_notice,
+    .answer = answer,
+    .on_down = on_down,
+};
+
+static enum cs_status create(struct cs_engine *engine, struct cs_driver **out_driver,
+                             struct cs_err *err)
+{
+    struct cs_driver *driver = calloc(1, sizeof(*driver));
+    if (!driver) {
+        return cs_err_nomem(err);
+    }
+    enum cs_status status = cs_link_init(&driver->link, engine, &link_ops, driver, err);
+    if (status != CS_OK) {
+        free(driver);
+        return status;
+    }
+    *out_driver = driver;
+    return CS_OK;
+}
+
+static void destroy(struct cs_driver *driver, int64_t deadline)
+{
+    if (!driver) {
+        return;
+    }
+    cs_link_fini(&driver->link, deadline);
+    on_down(driver);
+    free(driver);
+}
+
+const struct cs_driver_ops cs_mcp_ops = {
+    .kind = CS_ENGINE_MCP,
+    .create = create,
+    .destroy = destroy,
+    .step = step,
+    .cancel = cancel,
+    .detach = detach,
+};
