@@ -24,7 +24,8 @@ struct cs_spawner;
 struct cs_process;
 
 /** Starts the spawner thread, makes this process a subreaper, and sweeps survivors: processes that carry @instance in
- * their environment and whose daemon is dead. Ignores SIGPIPE, and gives SIGCHLD its default disposition if it was ignored. */
+ * their environment and whose daemon is dead. One at a time in a process: what no
+ * child of this spawner accounts for is taken for its orphan. Ignores SIGPIPE, and gives SIGCHLD its default disposition if it was ignored. */
 CS_MUST_USE enum cs_status cs_spawner_new(const char *instance, struct cs_spawner **out_spawner,
                                           struct cs_err *err);
 /** Stops every process with the ladder's end by @deadline, then the thread. Every process must have been freed or

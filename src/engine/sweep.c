@@ -347,18 +347,37 @@ bool cs_sweep_step(struct cs_sweep *sweep, const struct cs_spawner *spawner, con
     return left == 0 || sweep->rounds > KILL_ROUNDS;
 }
 
+/* Reap what a look at every process shows: the kernel's answer stops at the first status, which may
+ * be someone else's. */
+static void reap_by_scan(const pid_t *live, size_t live_count)
+{
+    struct table table = {0};
+    pid_t self = getpid(), own_group = getpgrp();
+
+    if (!scan(&table))
+        table.count = 0;
+    for (size_t i = 0; i < table.count; i++) {
+        const struct proc *row = &table.rows[i];
+
+        if (row->parent == self && ended(row) && row->group != own_group &&
+            !contains(live, live_count, row->pid))
+            (void)waitpid(row->pid, NULL, WNOHANG);
+    }
+    free(table.rows);
+}
+
 void cs_sweep_reap(const pid_t *live, size_t live_count)
 {
-    pid_t own_group = getpgrp();
-
     for (;;) {
         siginfo_t info = {0};
 
-        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0)
+        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0 ||
+            contains(live, live_count, info.si_pid))
             return;
-        /* Children that are not Codex's stay in our own group: their status is someone else's. */
-        if (contains(live, live_count, info.si_pid) || getpgid(info.si_pid) == own_group)
+        if (getpgid(info.si_pid) == getpgrp()) { /* all that is Codex's left our own group */
+            reap_by_scan(live, live_count);
             return;
+        }
         if (waitpid(info.si_pid, NULL, WNOHANG) <= 0)
             return;
     }
