@@ -9,8 +9,8 @@ static void render(struct cs_reply *reply, const char *identifier, const struct 
 {
     struct cs_jsonw w;
 
+    (void)cs_buf_reserve(&reply->out, CS_HEAD_ROOM + history->len + 512); /* grow once */
     cs_reply_begin(reply, &w);
-    (void)cs_buf_reserve(&reply->out, history->len + 512); /* one growth, not many */
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
     cs_jsonw_string(&w, "identifier", identifier);

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,7 +20,6 @@
 #include "priv.h"
 
 #define SPARE_WORKERS 256  /* never wait for turns: they serve reads */
-#define SPARE_FDS     1024 /* beyond a connection per worker: store, Codex, Redis */
 #define STOP_MS       5000 /* for answers under way when the server stops */
 
 /* ---- a request ---- */
@@ -68,14 +66,15 @@ static void log_request(const struct cs_request *rq, int status, const struct cs
     if (!cs_log_enabled(level))
         return;
     cs_log(level, "request", "id", rq->id, "method", rq->info->request_method, "path",
-           rq->info->request_uri, "status", CS_NUM(status), "us", CS_NUM(cs_mono_us() - began),
-           "error", err->status != CS_OK ? err->msg : NULL, NULL);
+           rq->info->request_uri, "status", CS_NUM(status), "us",
+           began != 0 ? CS_NUM(cs_mono_us() - began) : NULL, "error",
+           err->status != CS_OK ? err->msg : NULL, NULL);
 }
 
 static int begin_request(struct mg_connection *conn)
 {
     struct cs_http *http = mg_get_user_data(mg_get_context(conn));
-    int64_t began = cs_mono_us();
+    int64_t began = cs_log_enabled(CS_LOG_DEBUG) ? cs_mono_us() : 0;
     struct cs_request rq;
     struct cs_reply reply;
     struct cs_err err = {0};
@@ -228,18 +227,6 @@ static enum cs_status learn_port(struct cs_http *http, struct cs_err *err)
 
 /* ---- life ---- */
 
-/* Every connection is a file. */
-static void raise_file_limit(int64_t threads)
-{
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)(threads + SPARE_FDS);
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, struct cs_err *err)
 {
     char address[80], count[24], keep_alive[24], request[24];
@@ -333,7 +320,6 @@ enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_ht
     cs_limiter_init(&http->limiter);
     rc = prepare(http, options, err);
     if (rc == CS_OK) {
-        raise_file_limit(threads);
         (void)mg_init_library(MG_FEATURES_DEFAULT);
         rc = start_civetweb(http, threads, err);
     }

@@ -122,12 +122,15 @@ void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct 
 /* Write all, or give the client up. */
 static void write_all(struct cs_request *rq, const char *data, size_t len)
 {
-    int64_t deadline = cs_mono_ms() + CS_REQUEST_MS + (int64_t)(len / WRITE_RATE);
+    int64_t deadline = 0; /* set where there is a second piece */
 
     while (len > 0) {
         size_t slice = len < WRITE_SLICE ? len : WRITE_SLICE;
-        int sent = mg_write(rq->conn, data, slice);
+        int sent;
 
+        if (len > slice && deadline == 0)
+            deadline = cs_mono_ms() + CS_REQUEST_MS + (int64_t)(len / WRITE_RATE);
+        sent = mg_write(rq->conn, data, slice);
         if (sent < 0 || (size_t)sent != slice || (len > slice && cs_mono_ms() > deadline)) {
             mg_disable_connection_keep_alive(rq->conn);
             return;
@@ -148,12 +151,40 @@ static int send_nothing(struct cs_request *rq)
     return 503;
 }
 
+static char *put(char *at, const char *text)
+{
+    size_t len = strlen(text);
+
+    memcpy(at, text, len);
+    return at + len;
+}
+
+/* The header at @head; returns its end. Every piece is bounded, and CS_HEAD_ROOM holds their sum.
+ */
+static char *render_head(const struct cs_request *rq, const struct cs_reply *reply, size_t body,
+                         char head[CS_HEAD_ROOM])
+{
+    char *at = put(head, "HTTP/1.1 ");
+
+    at = put(at, CS_NUM(reply->status));
+    at = put(at, " ");
+    at = put(at, mg_get_response_code_text(rq->conn, reply->status));
+    at = put(at, "\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ");
+    at = put(at, CS_NUM(body));
+    at = put(at, "\r\nX-Content-Type-Options: nosniff\r\nCache-Control: ");
+    at = put(at, reply->cacheable ? "max-age=300" : "no-store");
+    at = put(at, "\r\nX-Request-Id: ");
+    at = put(at, rq->id);
+    at = put(at, "\r\n");
+    at = put(at, reply->extra);
+    return put(at, rq->close ? "Connection: close\r\n\r\n" : "Connection: keep-alive\r\n\r\n");
+}
+
 int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
 {
     char head[CS_HEAD_ROOM];
-    size_t body;
+    size_t head_len, body;
     char *start;
-    int n;
 
     if (reply->out.status != CS_OK || reply->out.len < CS_HEAD_ROOM)
         return send_nothing(rq);
@@ -162,17 +193,9 @@ int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
         rq->close = true;
     if (rq->close)
         mg_disable_connection_keep_alive(rq->conn);
-    n = snprintf(head, sizeof head,
-                 "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
-                 "Content-Length: %zu\r\nX-Content-Type-Options: nosniff\r\nCache-Control: %s\r\n"
-                 "X-Request-Id: %s\r\n%sConnection: %s\r\n\r\n",
-                 reply->status, mg_get_response_code_text(rq->conn, reply->status), body,
-                 reply->cacheable ? "max-age=300" : "no-store", rq->id, reply->extra,
-                 rq->close ? "close" : "keep-alive");
-    if (n < 0 || n >= CS_HEAD_ROOM)
-        return send_nothing(rq);
-    start = reply->out.data + CS_HEAD_ROOM - n;
-    memcpy(start, head, (size_t)n);
-    write_all(rq, start, (size_t)n + (rq->head ? 0 : body));
+    head_len = (size_t)(render_head(rq, reply, body, head) - head);
+    start = reply->out.data + CS_HEAD_ROOM - head_len;
+    memcpy(start, head, head_len);
+    write_all(rq, start, head_len + (rq->head ? 0 : body));
     return reply->status;
 }

@@ -8,8 +8,9 @@
 #include "priv.h"
 
 #define WAIT_MAX_MS 60000 /* of GET /turn */
-#define SLACK_MS    30000 /* beyond its own time-out, until a running turn is given up by its waiter \
-                           */
+#define SLACK_MS                                                                                   \
+    30000 /* beyond its own time-out, until a running turn is given up by its waiter               \
+           */
 #define CONTEXT_MAX (64u << 20)
 
 /* ---- rendering ---- */
