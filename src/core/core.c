@@ -131,14 +131,17 @@ enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fres
                               struct cs_buf *out_ignored, struct cs_err *err)
 {
     struct cs_config *old = atomic_load(&core->config), *next = NULL;
+    struct cs_buf unheard;
     enum cs_status rc;
 
     if (core->old_count == sizeof core->old_configs / sizeof core->old_configs[0])
         return cs_err_set(err, CS_BUSY, "too_many_reloads",
                           "the settings were reloaded too often; restart the daemon");
+    cs_buf_init(&unheard, 4096);
     rc = config_copy(old, &next, err);
     if (rc == CS_OK)
-        rc = cs_config_reload(next, fresh, out_ignored, err);
+        rc = cs_config_reload(next, fresh, out_ignored != NULL ? out_ignored : &unheard, err);
+    cs_buf_fini(&unheard);
     if (rc != CS_OK) {
         config_free(next);
         return rc;

@@ -114,7 +114,8 @@ static void cwd_lies_in_an_allowed_folder(void **state)
     expect_cwd(f, "/usr", CS_DENIED);
     expect_cwd(f, f->work, CS_DENIED);
     free(f->config.cwd_allow);
-    snprintf(sibling, sizeof sibling, "%s/wor", f->root); /* a prefix of the name is not the folder */
+    snprintf(sibling, sizeof sibling, "%s/wor",
+             f->root); /* a prefix of the name is not the folder */
     assert_int_equal(mkdir(sibling, 0700), 0);
     f->config.cwd_allow = own(sibling);
     expect_cwd(f, f->work, CS_DENIED);

@@ -1,0 +1,783 @@
+/* The use cases of core on a real store. The engine is a fake of this file, linked instead of the
+ * real one, so that every way in which Codex may answer can be had on demand. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/log.h"
+#include "cs/core/core.h"
+#include "priv.h"
+
+/* ---- the fake engine ---- */
+
+enum script { ANSWER, FAIL, REFUSE_MODEL, HANG };
+
+struct cs_engine {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    enum script script;
+    int starts; /* turns begun */
+    int running;
+    char thread_asked[64]; /* of the last turn, "" for a new one */
+    char orphan_asked[64];
+    char model_asked[64];
+    char seen[4096]; /* the transcript it was given, "role:text|" each */
+    int next_turn;
+};
+
+struct cs_engine_turn {
+    struct cs_engine *engine;
+    struct cs_engine_request request;
+    enum script script;
+    int step;
+    bool cancelled;
+    char text[64];
+};
+
+static void copy(char *out, size_t cap, const char *text)
+{
+    snprintf(out, cap, "%s", text != NULL ? text : "");
+}
+
+const char *cs_engine_kind_name(enum cs_engine_kind kind)
+{
+    return kind == CS_ENGINE_AUTO ? "auto" : "app-server";
+}
+
+enum cs_status cs_engine_kind_parse(const char *word, enum cs_engine_kind *out_kind,
+                                    struct cs_err *err)
+{
+    if (strcmp(word, "auto") != 0 && strcmp(word, "app-server") != 0)
+        return cs_err_set(err, CS_INVALID, "invalid_engine", "no engine %s", word);
+    *out_kind = word[1] == 'u' ? CS_ENGINE_AUTO : CS_ENGINE_APP_SERVER;
+    return CS_OK;
+}
+
+void cs_engine_info(struct cs_engine *engine, struct cs_engine_info *out_info)
+{
+    (void)engine;
+    *out_info = (struct cs_engine_info){.usable = true,
+                                        .path = "",
+                                        .version = "0.0.0",
+                                        .kind = CS_ENGINE_APP_SERVER,
+                                        .kinds = 1u << CS_ENGINE_APP_SERVER,
+                                        .why = ""};
+}
+
+void cs_engine_refresh(struct cs_engine *engine)
+{
+    (void)engine;
+}
+
+void cs_engine_figures(struct cs_engine *engine, int64_t *out_children, int64_t *out_restarts)
+{
+    (void)engine;
+    *out_children = *out_restarts = 0;
+}
+
+static void note_history(struct cs_engine *engine, const struct cs_engine_request *request)
+{
+    const struct cs_engine_item *items = NULL;
+    size_t count = 0, i, used = 0;
+
+    engine->seen[0] = '\0';
+    if (request->history == NULL)
+        return;
+    assert_int_equal(request->history(request->history_arg, &items, &count, NULL), CS_OK);
+    for (i = 0; i < count; i++)
+        used += (size_t)snprintf(engine->seen + used, sizeof engine->seen - used, "%s:%.*s|",
+                                 items[i].role == CS_ROLE_USER ? "user" : "codex",
+                                 (int)items[i].len, items[i].text);
+}
+
+enum cs_status cs_engine_turn_start(struct cs_engine *engine,
+                                    const struct cs_engine_request *request,
+                                    struct cs_engine_turn **out_turn, struct cs_err *err)
+{
+    struct cs_engine_turn *turn = calloc(1, sizeof *turn);
+
+    if (turn == NULL)
+        return cs_err_nomem(err);
+    note_history(engine, request);
+    turn->engine = engine;
+    turn->request = *request;
+    pthread_mutex_lock(&engine->mutex);
+    turn->script = engine->script;
+    engine->starts++;
+    engine->running++;
+    copy(engine->thread_asked, sizeof engine->thread_asked, request->thread_id);
+    copy(engine->orphan_asked, sizeof engine->orphan_asked, request->orphan_turn);
+    copy(engine->model_asked, sizeof engine->model_asked, request->model);
+    pthread_cond_broadcast(&engine->changed);
+    pthread_mutex_unlock(&engine->mutex);
+    *out_turn = turn;
+    return CS_OK;
+}
+
+static void event_text(struct cs_engine_turn *turn, struct cs_engine_event *event,
+                       enum cs_event_type type, const char *text)
+{
+    copy(turn->text, sizeof turn->text, text);
+    event->type = type;
+    event->text = turn->text;
+    event->len = strlen(turn->text);
+}
+
+static void event_end(struct cs_engine_event *event, enum cs_status status, const char *code)
+{
+    event->type = CS_EVENT_DONE;
+    if (status != CS_OK)
+        cs_err_set(&event->error, status, code, "codex says %s", code);
+}
+
+static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event)
+{
+    if (turn->script == FAIL)
+        event_end(event, CS_UPSTREAM, "codex_error");
+    else if (turn->script == REFUSE_MODEL && turn->request.model != NULL)
+        event_end(event, CS_UPSTREAM, "model_not_found");
+    else if (turn->step == 2)
+        event_text(turn, event, CS_EVENT_MESSAGE, "the answer");
+    else
+        event_end(event, CS_OK, NULL);
+}
+
+enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline,
+                                   struct cs_engine_event *out_event, struct cs_err *err)
+{
+    struct cs_engine *engine = turn->engine;
+    struct cs_engine_event event = {.text = "", .detail = ""};
+    char id[32];
+
+    pthread_mutex_lock(&engine->mutex);
+    while (turn->script == HANG && turn->step >= 2 && !turn->cancelled)
+        if (!cs_cond_wait(&engine->changed, &engine->mutex, deadline)) {
+            pthread_mutex_unlock(&engine->mutex);
+            return cs_err_set(err, CS_TIMEOUT, NULL, "nothing yet");
+        }
+    snprintf(id, sizeof id, "T%d", engine->next_turn);
+    if (turn->step == 0) {
+        event_text(turn, &event, CS_EVENT_THREAD,
+                   turn->request.thread_id != NULL ? turn->request.thread_id : "thread-1");
+    } else if (turn->step == 1) {
+        engine->next_turn++;
+        event_text(turn, &event, CS_EVENT_STARTED, id);
+        event.detail = turn->request.model != NULL ? turn->request.model : "codex-own";
+    } else if (turn->cancelled) {
+        event_end(&event, CS_CANCELLED, "turn_cancelled");
+    } else {
+        last_step(turn, &event);
+    }
+    turn->step++;
+    pthread_mutex_unlock(&engine->mutex);
+    *out_event = event;
+    return CS_OK;
+}
+
+void cs_engine_turn_cancel(struct cs_engine_turn *turn)
+{
+    pthread_mutex_lock(&turn->engine->mutex);
+    turn->cancelled = true;
+    pthread_cond_broadcast(&turn->engine->changed);
+    pthread_mutex_unlock(&turn->engine->mutex);
+}
+
+void cs_engine_turn_free(struct cs_engine_turn *turn)
+{
+    pthread_mutex_lock(&turn->engine->mutex);
+    turn->engine->running--;
+    pthread_cond_broadcast(&turn->engine->changed);
+    pthread_mutex_unlock(&turn->engine->mutex);
+    free(turn);
+}
+
+/* ---- fixture ---- */
+
+struct fixture {
+    char dir[64], data[96];
+    struct cs_config config;
+    struct cs_store *store;
+    struct cs_engine engine;
+    struct cs_core *core;
+};
+
+static int64_t fake_now; /* 0: the real clock */
+
+static int64_t now_faked(void)
+{
+    return fake_now;
+}
+
+static void open_core(struct fixture *f)
+{
+    struct cs_store_options options = {.dir = f->data};
+    struct cs_store_opened opened;
+    struct cs_core_parts parts;
+    struct cs_err err = {0};
+
+    if (cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    parts = (struct cs_core_parts){f->store, &f->engine, &f->config};
+    assert_int_equal(cs_core_new(&parts, &f->core, &err), CS_OK);
+}
+
+static void close_core(struct fixture *f)
+{
+    assert_true(cs_core_drain(f->core, cs_mono_ms() + 5000));
+    cs_core_free(f->core);
+    cs_store_close(f->store);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    char data_flag[128], cwd_flag[96];
+    char *argv[] = {data_flag, cwd_flag, NULL};
+    char *envp[] = {NULL};
+    struct cs_err err = {0};
+
+    assert_non_null(f);
+    snprintf(f->dir, sizeof f->dir, "/tmp/cs-core-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    snprintf(f->data, sizeof f->data, "%s/data", f->dir);
+    assert_int_equal(mkdir(f->data, 0700), 0);
+    snprintf(data_flag, sizeof data_flag, "--data-dir=%s", f->data);
+    snprintf(cwd_flag, sizeof cwd_flag, "--cwd=%s", f->dir);
+    if (cs_config_load(&f->config, 2, argv, envp, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    pthread_mutex_init(&f->engine.mutex, NULL);
+    assert_int_equal(cs_cond_init(&f->engine.changed, NULL), CS_OK);
+    cs_log_set_level(CS_LOG_ERROR);
+    open_core(f);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    char command[128];
+
+    close_core(f);
+    fake_now = 0;
+    cs_clock_override(NULL);
+    cs_config_fini(&f->config);
+    snprintf(command, sizeof command, "rm -rf %s", f->dir);
+    assert_int_equal(system(command), 0); // NOLINT
+    free(f);
+    return 0;
+}
+
+static struct cs_turn_request ask(const char *prompt)
+{
+    return (struct cs_turn_request){
+        .prompt = prompt, .prompt_len = strlen(prompt), .ttl_seconds = -1};
+}
+
+static struct cs_turn_request ask_again(const char *identifier, const char *prompt)
+{
+    struct cs_turn_request request = ask(prompt);
+
+    request.continued = true;
+    request.identifier = identifier;
+    return request;
+}
+
+/* Run a turn to its end and read it back. */
+static struct cs_turn_view run(struct fixture *f, const struct cs_turn_request *request)
+{
+    struct cs_turn *turn = NULL;
+    struct cs_turn_view view;
+    char tid[CS_UUID_MAX];
+    struct cs_err err = {0};
+
+    if (cs_turn_begin(f->core, request, &turn, tid, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    if (turn != NULL)
+        assert_int_equal(cs_turn_run(turn, NULL, NULL, &err), CS_OK);
+    assert_int_equal(cs_turn_view(f->core, tid, 0, &view, &err), CS_OK);
+    return view;
+}
+
+static void expect_refused(struct fixture *f, const struct cs_turn_request *request,
+                           enum cs_status status, const char *code)
+{
+    struct cs_turn *turn = NULL;
+    char tid[CS_UUID_MAX];
+    struct cs_err err = {0};
+    int starts = f->engine.starts;
+
+    assert_int_equal(cs_turn_begin(f->core, request, &turn, tid, &err), status);
+    assert_string_equal(err.code, code);
+    assert_null(turn);
+    assert_int_equal(f->engine.starts, starts);
+}
+
+static void await_running(struct fixture *f, int count)
+{
+    pthread_mutex_lock(&f->engine.mutex);
+    while (f->engine.running != count)
+        assert_true(cs_cond_wait(&f->engine.changed, &f->engine.mutex, cs_mono_ms() + 5000));
+    pthread_mutex_unlock(&f->engine.mutex);
+}
+
+/* Begin a turn that hangs, on a thread of its own. */
+static void begin_hanging(struct fixture *f, const struct cs_turn_request *request,
+                          char out_tid[CS_UUID_MAX])
+{
+    struct cs_turn *turn = NULL;
+
+    f->engine.script = HANG;
+    assert_int_equal(cs_turn_begin(f->core, request, &turn, out_tid, NULL), CS_OK);
+    assert_int_equal(cs_turn_detach(turn, NULL), CS_OK);
+    await_running(f, 1);
+}
+
+/* ---- cases ---- */
+
+static void a_turn_stores_prompt_and_answer(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("hello");
+    struct cs_turn_view view = run(f, &request);
+    const struct cs_history *history = NULL;
+
+    assert_int_equal(view.row.status, CS_TURN_COMPLETED);
+    assert_string_equal(view.response, "the answer");
+    assert_string_equal(view.row.model, "gpt-5-codex");
+    assert_int_equal(cs_core_history(f->core, view.cid, 0, 0, &history, NULL), CS_OK);
+    assert_int_equal(history->count, 2);
+    assert_non_null(strstr(history->messages, "\"content\":\"hello\""));
+    assert_non_null(strstr(history->messages, "\"content\":\"the answer\""));
+    cs_history_release(history);
+    cs_turn_view_fini(&view);
+}
+
+static void the_next_turn_goes_on_with_the_thread(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second;
+    struct cs_turn_view a = run(f, &first), b;
+
+    assert_string_equal(f->engine.thread_asked, "");
+    second = ask_again(a.cid, "two");
+    b = run(f, &second);
+    assert_string_equal(f->engine.thread_asked, "thread-1");
+    assert_string_equal(f->engine.orphan_asked, "");
+    assert_string_equal(f->engine.seen, "user:one|codex:the answer|");
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void a_restart_keeps_the_conversation(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second;
+    struct cs_turn_view a = run(f, &first), b;
+
+    close_core(f);
+    open_core(f);
+    second = ask_again(a.sid, "two");
+    b = run(f, &second);
+    assert_string_equal(f->engine.thread_asked, "thread-1");
+    assert_string_equal(b.cid, a.cid);
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void a_failed_turn_is_reverted_by_the_next(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), retry;
+    struct cs_turn_view a = run(f, &first), b, c;
+
+    f->engine.script = FAIL;
+    retry = ask_again(a.sid, "two");
+    b = run(f, &retry);
+    assert_int_equal(b.row.status, CS_TURN_FAILED);
+    assert_string_equal(b.row.error_code, "codex_error");
+    f->engine.script = ANSWER;
+    c = run(f, &retry);
+    assert_int_equal(c.row.status, CS_TURN_COMPLETED);
+    assert_string_equal(f->engine.thread_asked, "thread-1");
+    assert_string_equal(f->engine.orphan_asked, b.row.engine_turn_id);
+    assert_string_equal(f->engine.seen, "user:one|codex:the answer|"); /* not the orphan */
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+    cs_turn_view_fini(&c);
+}
+
+static void an_unknown_default_model_falls_back(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view a, b;
+
+    f->engine.script = REFUSE_MODEL;
+    a = run(f, &request);
+    assert_int_equal(a.row.status, CS_TURN_COMPLETED);
+    assert_true(a.row.model_fallback);
+    assert_string_equal(a.row.model, "codex-own");
+    assert_int_equal(f->engine.starts, 2);
+    f->engine.script = ANSWER; /* the session remembers what ran */
+    request = ask_again(a.sid, "two");
+    b = run(f, &request);
+    assert_string_equal(f->engine.model_asked, "codex-own");
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void an_unknown_model_asked_by_name_fails(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view view;
+
+    f->engine.script = REFUSE_MODEL;
+    request.model = "gpt-5-codex"; /* also when it is the default's name */
+    view = run(f, &request);
+    assert_int_equal(view.row.status, CS_TURN_FAILED);
+    assert_string_equal(view.row.error_code, "model_not_found");
+    assert_int_equal(f->engine.starts, 1);
+    cs_turn_view_fini(&view);
+}
+
+static void a_time_out_cancels_and_leaves_the_session_continuable(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one"), retry;
+    struct cs_turn_view a, b;
+
+    f->engine.script = HANG;
+    request.timeout_ms = 1000;
+    a = run(f, &request);
+    assert_int_equal(a.row.status, CS_TURN_FAILED);
+    assert_string_equal(a.row.error, "Codex execution timeout");
+    assert_int_equal(cs_turn_outcome(&a.row), CS_TIMEOUT);
+    f->engine.script = ANSWER;
+    retry = ask_again(a.sid, "one");
+    b = run(f, &retry);
+    assert_int_equal(b.row.status, CS_TURN_COMPLETED);
+    assert_string_equal(f->engine.seen, "");
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void a_session_takes_one_turn_at_a_time(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second;
+    struct cs_turn_view a = run(f, &first), b;
+    char tid[CS_UUID_MAX], cancelled[CS_UUID_MAX], sid[CS_UUID_MAX];
+    struct cs_err err = {0};
+
+    second = ask_again(a.sid, "two");
+    begin_hanging(f, &second, tid);
+    expect_refused(f, &second, CS_CONFLICT, "session_busy");
+    assert_int_equal(cs_core_delete(f->core, a.sid, sid, &err), CS_CONFLICT);
+    assert_int_equal(cs_session_cancel(f->core, a.cid, cancelled, NULL), CS_OK);
+    assert_string_equal(cancelled, tid);
+    assert_int_equal(cs_turn_view(f->core, tid, cs_mono_ms() + 5000, &b, NULL), CS_OK);
+    assert_int_equal(b.row.status, CS_TURN_CANCELLED);
+    assert_int_equal(cs_session_cancel(f->core, a.cid, cancelled, &err), CS_CONFLICT);
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void a_drain_interrupts_running_turns(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view view;
+    char tid[CS_UUID_MAX];
+
+    begin_hanging(f, &request, tid);
+    assert_true(cs_core_drain(f->core, cs_mono_ms() + 5000));
+    assert_int_equal(cs_turn_view(f->core, tid, 0, &view, NULL), CS_OK);
+    assert_int_equal(view.row.status, CS_TURN_INTERRUPTED);
+    expect_refused(f, &request, CS_UNAVAILABLE, "shutting_down");
+    cs_turn_view_fini(&view);
+}
+
+static void an_idempotency_key_runs_one_turn(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view a, b;
+
+    request.idempotency_key = "key-1";
+    request.body_hash[0] = 1;
+    a = run(f, &request);
+    close_core(f);
+    open_core(f);
+    b = run(f, &request);
+    assert_int_equal(f->engine.starts, 1);
+    assert_string_equal(a.row.tid, b.row.tid);
+    assert_string_equal(a.response, b.response);
+    request.body_hash[0] = 2;
+    expect_refused(f, &request, CS_MISMATCH, "idempotency_key_reused");
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
+static void a_replay_of_a_running_turn_finds_that_turn(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second;
+    struct cs_turn_view a = run(f, &first);
+    struct cs_turn *turn = NULL;
+    char tid[CS_UUID_MAX], again[CS_UUID_MAX];
+
+    second = ask_again(a.sid, "two");
+    second.idempotency_key = "key-2";
+    begin_hanging(f, &second, tid);
+    assert_int_equal(cs_turn_begin(f->core, &second, &turn, again, NULL), CS_OK);
+    assert_null(turn);
+    assert_string_equal(again, tid);
+    cs_turn_view_fini(&a);
+}
+
+static void an_interrupted_turn_is_never_run_twice(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    char tid[CS_UUID_MAX];
+
+    request.idempotency_key = "key-3";
+    begin_hanging(f, &request, tid);
+    close_core(f);
+    open_core(f);
+    f->engine.script = ANSWER;
+    expect_refused(f, &request, CS_CONFLICT, "turn_interrupted");
+}
+
+static void the_eleventh_session_puts_out_the_least_recently_used(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one"), touch;
+    struct cs_turn_view views[11], touched;
+    struct cs_session session;
+    int64_t start = cs_clock_ms();
+    int i;
+
+    fake_now = start;
+    cs_clock_override(now_faked);
+    request.user = "alice";
+    for (i = 0; i < 10; i++, fake_now += 10)
+        views[i] = run(f, &request);
+    touch = ask_again(views[0].sid, "still here");
+    touched = run(f, &touch);
+    fake_now += 10;
+    views[10] = run(f, &request);
+    assert_non_null(strstr(views[10].row.evicted, views[1].sid));
+    assert_int_equal(cs_core_session(f->core, views[0].sid, &session, NULL), CS_OK);
+    cs_session_fini(&session);
+    assert_int_equal(cs_core_session(f->core, views[1].sid, &session, NULL), CS_NOT_FOUND);
+    for (i = 0; i < 11; i++)
+        cs_turn_view_fini(&views[i]);
+    cs_turn_view_fini(&touched);
+}
+
+static void the_own_user_has_no_limit(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_figures figures;
+    int i;
+
+    for (i = 0; i < 12; i++) {
+        struct cs_turn_view view = run(f, &request);
+
+        assert_string_equal(view.row.evicted, "[]");
+        cs_turn_view_fini(&view);
+    }
+    assert_int_equal(cs_core_figures(f->core, &figures, NULL), CS_OK);
+    assert_int_equal(figures.sessions.live, 12);
+    assert_int_equal(figures.turns.completed, 12);
+}
+
+/* Restart with the wall clock at @now: a jump within one run would be taken for a wrong clock. */
+static void restart_at(struct fixture *f, int64_t now)
+{
+    close_core(f);
+    fake_now = now;
+    cs_clock_override(now_faked);
+    open_core(f);
+}
+
+static void an_hour_without_use_expires_and_restore_brings_back(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one"), again;
+    struct cs_turn_view view = run(f, &request), next;
+    const struct cs_history *history = NULL;
+    struct cs_session session;
+    struct cs_err err = {0};
+    char *evicted = NULL;
+    int64_t start = cs_clock_ms();
+
+    restart_at(f, start + 3599 * 1000);
+    assert_int_equal(cs_core_history(f->core, view.cid, 0, 0, &history, NULL), CS_OK);
+    cs_history_release(history);
+    restart_at(f, start + 3601 * 1000);
+    assert_int_equal(cs_core_history(f->core, view.cid, 0, 0, &history, &err), CS_NOT_FOUND);
+    assert_non_null(strstr(err.msg, "Session not found for conversation_id: "));
+    again = ask_again(view.cid, "two");
+    expect_refused(f, &again, CS_NOT_FOUND, "session_not_found");
+    assert_int_equal(cs_core_restore(f->core, view.sid, &session, &evicted, NULL), CS_OK);
+    assert_string_equal(evicted, "[]");
+    assert_int_equal(session.message_count, 2);
+    cs_session_fini(&session);
+    next = run(f, &again);
+    assert_int_equal(next.row.status, CS_TURN_COMPLETED);
+    cs_turn_view_fini(&view);
+    cs_turn_view_fini(&next);
+    free(evicted);
+}
+
+static void a_clock_that_jumps_a_day_ahead_expires_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one"), again;
+    struct cs_turn_view view, next;
+    int64_t start = cs_clock_ms(), cleaned;
+
+    restart_at(f, start);
+    view = run(f, &request);
+    fake_now = start + 86400 * 1000;
+    assert_int_equal(cs_core_cleanup(f->core, &cleaned, NULL), CS_OK);
+    assert_int_equal(cleaned, 0);
+    again = ask_again(view.cid, "two");
+    next = run(f, &again);
+    assert_int_equal(next.row.status, CS_TURN_COMPLETED);
+    cs_turn_view_fini(&view);
+    cs_turn_view_fini(&next);
+}
+
+static void the_archive_ends_after_its_days(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view view = run(f, &request);
+    struct cs_session session;
+    char *evicted = NULL;
+    int64_t start = cs_clock_ms(), cleaned;
+
+    restart_at(f, start + 2 * 3600 * 1000);
+    assert_int_equal(cs_core_cleanup(f->core, &cleaned, NULL), CS_OK);
+    restart_at(f, start + 31 * INT64_C(86400) * 1000);
+    assert_int_equal(cs_core_cleanup(f->core, &cleaned, NULL), CS_OK);
+    assert_int_equal(cs_core_restore(f->core, view.sid, &session, &evicted, NULL), CS_NOT_FOUND);
+    cs_turn_view_fini(&view);
+}
+
+static void a_read_after_a_write_sees_it(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view view = run(f, &request);
+    const struct cs_history *before = NULL, *after = NULL;
+    int i;
+
+    request = ask_again(view.sid, "more");
+    for (i = 1; i <= 20; i++) {
+        struct cs_turn_view next;
+
+        assert_int_equal(cs_core_history(f->core, view.cid, 0, 0, &before, NULL), CS_OK);
+        assert_int_equal(before->count, 2 * i);
+        next = run(f, &request);
+        assert_int_equal(cs_core_history(f->core, view.cid, 0, 0, &after, NULL), CS_OK);
+        assert_int_equal(after->count, 2 * i + 2);
+        cs_history_release(before);
+        cs_history_release(after);
+        cs_turn_view_fini(&next);
+    }
+    cs_turn_view_fini(&view);
+}
+
+static void bad_requests_change_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("  \n");
+    struct cs_figures figures;
+
+    expect_refused(f, &request, CS_INVALID, "prompt_required");
+    request = ask("one");
+    request.sandbox = "danger-full-access";
+    expect_refused(f, &request, CS_DENIED, "sandbox_above_ceiling");
+    request = ask("one");
+    request.timeout_ms = 999;
+    expect_refused(f, &request, CS_INVALID, "invalid_timeout");
+    request = ask("one");
+    request.user = "a\nb";
+    expect_refused(f, &request, CS_INVALID, "invalid_user");
+    request = ask("one");
+    request.cwd = "/";
+    expect_refused(f, &request, CS_DENIED, "cwd_denied");
+    request = ask_again(NULL, "one");
+    expect_refused(f, &request, CS_INVALID, "identifier_required");
+    request = ask_again("no-such", "one");
+    expect_refused(f, &request, CS_NOT_FOUND, "session_not_found");
+    assert_int_equal(cs_core_figures(f->core, &figures, NULL), CS_OK);
+    assert_int_equal(figures.sessions.live, 0);
+    assert_int_equal(figures.turns_now, 0);
+}
+
+static void a_lowered_ceiling_holds_for_old_sessions(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one"), again;
+    struct cs_turn_view view;
+    struct cs_config fresh = {0};
+    char *argv[] = {(char[128]){0}, (char[64]){"--sandbox-ceiling=read-only"}, NULL};
+    char *envp[] = {NULL};
+
+    request.sandbox = "workspace-write";
+    view = run(f, &request);
+    snprintf(argv[0], 128, "--data-dir=%s", f->data);
+    assert_int_equal(cs_config_load(&fresh, 2, argv, envp, NULL), CS_OK);
+    assert_int_equal(cs_core_reload(f->core, &fresh, NULL, NULL), CS_OK);
+    again = ask_again(view.sid, "two");
+    expect_refused(f, &again, CS_DENIED, "sandbox_above_ceiling");
+    cs_config_fini(&fresh);
+    cs_turn_view_fini(&view);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(a_turn_stores_prompt_and_answer),
+        CASE(the_next_turn_goes_on_with_the_thread),
+        CASE(a_restart_keeps_the_conversation),
+        CASE(a_failed_turn_is_reverted_by_the_next),
+        CASE(an_unknown_default_model_falls_back),
+        CASE(an_unknown_model_asked_by_name_fails),
+        CASE(a_time_out_cancels_and_leaves_the_session_continuable),
+        CASE(a_session_takes_one_turn_at_a_time),
+        CASE(a_drain_interrupts_running_turns),
+        CASE(an_idempotency_key_runs_one_turn),
+        CASE(a_replay_of_a_running_turn_finds_that_turn),
+        CASE(an_interrupted_turn_is_never_run_twice),
+        CASE(the_eleventh_session_puts_out_the_least_recently_used),
+        CASE(the_own_user_has_no_limit),
+        CASE(an_hour_without_use_expires_and_restore_brings_back),
+        CASE(a_clock_that_jumps_a_day_ahead_expires_nothing),
+        CASE(the_archive_ends_after_its_days),
+        CASE(a_read_after_a_write_sees_it),
+        CASE(bad_requests_change_nothing),
+        CASE(a_lowered_ceiling_holds_for_old_sessions),
+    };
+
+    return cmocka_run_group_tests_name("turn", tests, NULL, NULL);
+}
