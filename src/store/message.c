@@ -185,7 +185,7 @@ enum cs_status cs_message_append(struct cs_db *db, const struct cs_message_new *
                                  int64_t *out_id, struct cs_err *err)
 {
     struct cs_identity identity = {.kind = (int64_t)message->kind, .at = message->at};
-    struct place newest;
+    struct place newest = {0, 0, 0};
     int64_t id;
     enum cs_status status;
 
