@@ -32,6 +32,8 @@ void cs_buf_reset(struct cs_buf *buf)
 static char *fail(struct cs_buf *buf, enum cs_status status)
 {
     buf->status = status;
+    if (buf->data)
+        buf->data[buf->len] = '\0'; /* the last addition may have been made by hand */
     return NULL;
 }
 

@@ -24,15 +24,15 @@ enum kind { STR, INT, BOOL };
 struct setting {
     const char *field; /* snake_case */
     const char *flag;
-    enum kind kind;
+    const char *help;
     size_t offset;    /* in struct cs_config */
     const char *text; /* default of a STR */
     int64_t number;   /* default of an INT or BOOL */
     int64_t min;
     int64_t max;
+    enum kind kind;
     bool secret;
     bool reloadable;
-    const char *help;
 };
 
 #define DEFAULT_STR(def)  .text = (def)
@@ -120,25 +120,37 @@ struct value {
 
 static char upper(char c)
 {
-    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+    if (c >= 'a' && c <= 'z')
+        c = (char)(c - 'a' + 'A');
+    return c;
 }
 
 /* "data_dir" → "dataDir" */
 static void file_key(const struct setting *setting, char out[NAME_CAP])
 {
     size_t len = 0;
-    for (const char *from = setting->field; *from && len < NAME_CAP - 1; from++)
-        out[len++] = *from == '_' ? upper(*++from) : *from;
+    bool hump = false;
+    for (const char *from = setting->field; *from && len < NAME_CAP - 1; from++) {
+        if (*from != '_') {
+            out[len] = *from;
+            if (hump)
+                out[len] = upper(*from);
+            len++;
+        }
+        hump = *from == '_';
+    }
     out[len] = '\0';
 }
 
 /* "data-dir" → "CODEX_SESSIOND_DATA_DIR" */
 static void env_name(const struct setting *setting, char out[NAME_CAP])
 {
-    size_t len = (size_t)snprintf(out, NAME_CAP, "%s", ENV_PREFIX);
-    for (const char *from = setting->flag; *from && len < NAME_CAP - 1; from++)
-        out[len++] = *from == '-' ? '_' : upper(*from);
-    out[len] = '\0';
+    size_t len = (size_t)snprintf(out, NAME_CAP, "%s%s", ENV_PREFIX, setting->flag);
+    for (size_t i = strlen(ENV_PREFIX); i < len && i < NAME_CAP - 1; i++) {
+        out[i] = upper(out[i]);
+        if (out[i] == '-')
+            out[i] = '_';
+    }
 }
 
 static char **text_of(struct cs_config *config, const struct setting *setting)

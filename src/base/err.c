@@ -2,8 +2,11 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "utf8.h"
 
 const char *cs_status_name(enum cs_status status)
 {
@@ -46,18 +49,20 @@ const char *cs_status_name(enum cs_status status)
     return "unknown";
 }
 
-/* vsnprintf cuts at a byte: drop the first bytes of a character that lost its last ones. */
-static void drop_cut_character(char *text, size_t len)
+/* Make @text valid UTF-8 whatever its parts were. Of a message that was cut, the last character may
+ * be incomplete: it goes. */
+static void mend(char *text, size_t len, bool cut)
 {
-    size_t start = len;
-    while (start > 0 && len - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
-        start--;
-    if (start == 0)
-        return;
-    unsigned char lead = (unsigned char)text[start - 1];
-    size_t need = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-    if (need > len - start + 1)
-        text[start - 1] = '\0';
+    for (size_t i = 0; i < len;) {
+        size_t step = cs_utf8_step((const unsigned char *)text + i, len - i);
+        if (step == 0 && cut && len - i < 4) {
+            text[i] = '\0';
+            return;
+        }
+        if (step == 0)
+            text[i] = '?';
+        i += step > 0 ? step : 1;
+    }
 }
 
 enum cs_status cs_err_set(struct cs_err *err, enum cs_status status, const char *code,
@@ -73,8 +78,7 @@ enum cs_status cs_err_set(struct cs_err *err, enum cs_status status, const char 
     va_end(args);
     if (len < 0)
         err->msg[0] = '\0';
-    else if ((size_t)len >= sizeof err->msg)
-        drop_cut_character(err->msg, sizeof err->msg - 1);
+    mend(err->msg, strlen(err->msg), len >= (int)sizeof err->msg);
     return status;
 }
 

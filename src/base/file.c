@@ -13,9 +13,9 @@
 
 static enum cs_status fail(struct cs_err *err, int errnum, const char *doing, const char *path)
 {
-    char what[400];
-    (void)snprintf(what, sizeof what, "%s %s", doing, path);
-    return cs_err_errno(err, errnum, what);
+    enum cs_status status = cs_err_errno(NULL, errnum, doing);
+    const char *why = strerrordesc_np(errnum);
+    return cs_err_set(err, status, NULL, "%s %s: %s", doing, path, why ? why : "unknown error");
 }
 
 char *cs_path_join(const char *dir, const char *name)

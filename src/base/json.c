@@ -15,6 +15,8 @@
 
 #include "utf8.h"
 
+#define ESCAPE_MAX 6
+
 /* A struct cs_json is a json_t: the type hides jansson from everybody else. */
 
 static const json_t *native(const struct cs_json *value)
@@ -373,33 +375,59 @@ void cs_json_dump(const struct cs_json *value, struct cs_buf *out)
         out->status = CS_NO_MEM; /* a parsed value has no other way to fail */
 }
 
-static void add_escape(struct cs_buf *out, char c)
+/* Write the escape of @c, at most ESCAPE_MAX bytes, and return its length. */
+static size_t put_escape(char *to, char c)
 {
     static const char hex[] = "0123456789abcdef";
-    static const char letters[] = "\"\"\\\\\bb\ff\nn\rr\tt"; /* pairs: byte, letter */
-    for (const char *pair = letters; *pair; pair += 2) {
-        if (*pair == c) {
-            cs_buf_add(out, (const char[2]){'\\', pair[1]}, 2);
-            return;
-        }
-    }
+    static const char letters[0x20] = {
+        ['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't'};
     unsigned char byte = (unsigned char)c;
-    cs_buf_add(out, (const char[6]){'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]}, 6);
+    to[0] = '\\';
+    to[1] = c;
+    if (byte < sizeof letters)
+        to[1] = letters[byte];
+    if (to[1] != '\0')
+        return 2;
+    memcpy(to + 1, "u00", 3);
+    to[4] = hex[byte >> 4];
+    to[5] = hex[byte & 15];
+    return ESCAPE_MAX;
 }
 
+/* Bytes that can be added without asking for memory. */
+static size_t room_in(const struct cs_buf *out)
+{
+    size_t most = out->cap - 1 < out->max ? out->cap - 1 : out->max;
+    return most - out->len;
+}
+
+/* Most text has few escapes: as long as there is room for the rest and one escape more, nothing is
+ * asked of the buffer. */
 void cs_json_quote(struct cs_buf *out, const char *text, size_t len)
 {
     cs_buf_addc(out, '"');
     while (len > 0) {
-        char *to = cs_buf_reserve(out, len + 1); /* the closing quote too: most text ends here */
+        char *to = cs_buf_reserve(out, len + 1);
         if (!to)
             return;
-        size_t run = copy_clean(to, text, len);
-        out->len += run;
-        text += run;
-        len -= run;
+        size_t room = room_in(out);
+        for (;;) {
+            size_t done = copy_clean(to, text, len);
+            text += done;
+            len -= done;
+            to += done;
+            room -= done;
+            if (len == 0 || room < len + ESCAPE_MAX)
+                break;
+            done = put_escape(to, *text++);
+            len--;
+            to += done;
+            room -= done;
+        }
+        out->len = (size_t)(to - out->data);
         if (len > 0) {
-            add_escape(out, *text++);
+            char escape[ESCAPE_MAX];
+            cs_buf_add(out, escape, put_escape(escape, *text++));
             len--;
         }
     }

@@ -283,6 +283,8 @@ static void wrong_flags_are_named(void **state)
         {{"--engine", "warp"}, "engine is \"warp\", but may be auto, app-server, mcp, exec"},
         {{"--log-level", "loud"}, "logLevel is \"loud\", but may be debug, info, warn, error"},
         {{"--sandbox", "none"}, "sandbox is \"none\", but may be read-only, workspace-write"},
+        {{"--b\xff"}, "unknown setting (flag --b?)"},
+        {{"--config=/\xe6/"}, "/?/ does not exist"},
         {{"--redis-url", "hush"}, "redisUrl is a secret"},
         {{"--openai-api-key=hush"}, "openaiApiKey is a secret"},
         {{"--sandbox", "danger-full-access"}, "sandbox is above sandboxCeiling (flag --sandbox)"},

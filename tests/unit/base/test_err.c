@@ -86,6 +86,14 @@ static void a_long_message_is_cut_at_a_character(void **state)
     }
 }
 
+static void bytes_that_are_not_utf8_are_replaced(void **state)
+{
+    (void)state;
+    struct cs_err err = {0};
+    (void)cs_err_set(&err, CS_IO, NULL, "%.4s (%s)", "日本", "x\xff\xe6\x97y");
+    assert_string_equal(err.msg, "日? (x???y)");
+}
+
 static void every_status_has_a_name_of_its_own(void **state)
 {
     (void)state;
@@ -106,6 +114,7 @@ int main(void)
         cmocka_unit_test(clear_makes_room_for_the_next_error),
         cmocka_unit_test(errno_values_have_their_status),
         cmocka_unit_test(a_long_message_is_cut_at_a_character),
+        cmocka_unit_test(bytes_that_are_not_utf8_are_replaced),
         cmocka_unit_test(every_status_has_a_name_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -307,6 +307,8 @@ static void *parse_nested(void *arg)
 {
     struct cs_json *value = NULL;
     *(enum cs_status *)arg = parse_bytes(big, strlen(big), &value, NULL);
+    cs_json_free(value);
+    value = NULL;
     char *deepest = nest("{\"a\":", "1", "}", CS_JSON_DEPTH);
     if (parse_bytes(deepest, strlen(deepest), &value, NULL) == CS_OK) {
         struct cs_buf out;
@@ -375,6 +377,29 @@ static void quoting_uses_the_short_escapes(void **state)
     cs_json_quote(&out, "12345678", 8);
     assert_int_equal(out.status, CS_TOO_LARGE);
     cs_buf_fini(&out);
+}
+
+static void quoting_is_exact_at_the_cap(void **state)
+{
+    (void)state;
+    char text[200];
+    for (size_t len = 0; len < sizeof text; len++) {
+        size_t need = 2;
+        for (size_t i = 0; i < len; i++) {
+            text[i] = i % 7 == 3 ? '\x02' : i % 5 == 1 ? '\n' : 'x';
+            need += i % 7 == 3 ? 6 : i % 5 == 1 ? 2 : 1;
+        }
+        for (size_t cap = need - 1; cap <= need; cap++) {
+            struct cs_buf out;
+            cs_buf_init(&out, cap);
+            cs_json_quote(&out, text, len);
+            assert_int_equal(out.status, cap == need ? CS_OK : CS_TOO_LARGE);
+            assert_true(out.len <= cap);
+            if (cap == need)
+                assert_int_equal(out.len, need);
+            cs_buf_fini(&out);
+        }
+    }
 }
 
 static void utf8_is_judged_strictly(void **state)
@@ -503,6 +528,7 @@ int main(void)
         cmocka_unit_test(the_deepest_value_fits_a_small_stack),
         cmocka_unit_test(quoting_round_trips_at_every_alignment),
         cmocka_unit_test(quoting_uses_the_short_escapes),
+        cmocka_unit_test(quoting_is_exact_at_the_cap),
         cmocka_unit_test(utf8_is_judged_strictly),
         cmocka_unit_test(a_writer_puts_commas_keys_and_brackets),
         cmocka_unit_test(a_writer_nests_63_deep),
