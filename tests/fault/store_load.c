@@ -163,16 +163,15 @@ static void new_turn(struct worker *worker, bool continued)
 static void *work(void *arg)
 {
     struct worker *worker = arg;
+    bool fresh = true; /* a session of its own comes with the next turn */
     for (int n = 0; n < worker->count; n++) {
-        bool fresh = n % TURNS_PER_SESSION == 0;
+        fresh = fresh || n % TURNS_PER_SESSION == 0;
         if (fresh) {
             new_session(worker);
         }
         new_turn(worker, !fresh);
         if (put(worker, n, 'p', begin_turn) == CS_OK) {
-            (void)put(worker, n, 'a', end_turn);
-        } else if (fresh) {
-            worker->session.id = 0; /* its row was rolled back */
+            fresh = put(worker, n, 'a', end_turn) != CS_OK; /* its turn still runs */
         }
     }
     return NULL;

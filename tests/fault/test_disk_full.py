@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_during_a_turn(daemon):
     held = daemon.post("/api/codex/continue",
                        {"conversationId": conversation, "prompt": "held [[delay 800]] [[huge 3000000]]"},
                        headers={"Prefer": "respond-async"})
-    turn = daemon.expect(202, held)["metadata"]["turnId"]
+    turn = daemon.expect(202, held)["turnId"]
     daemon.disk.fill()
     ended = wait_until(lambda: ended_turn(daemon, turn), "the turn ends", 15)
     assert ended["status"] != "completed", ended

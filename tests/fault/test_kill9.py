@@ -97,7 +97,7 @@ class Client(threading.Thread):
         self.keyed.pop()
         conversation.unsure.pop()
         if status == 202:
-            conversation.accepted[prompt] = reply["metadata"]["turnId"]
+            conversation.accepted[prompt] = reply["turnId"]
         elif status != 409 or not conversation.accepted:  # an accepted turn may still run
             assert status == 200, f"{status} {reply}"
             self.answered(conversation, prompt, reply)

@@ -16,7 +16,7 @@ def lose_power(programs, program, folder, folders, lives, stop_at_loss=False):
         for life in range(lives):
             runs += 1
             rng = random.Random(1000 * number + life)
-            kill_at = int(2 ** rng.uniform(0, 12.5))  # now in the first open, now after several checkpoints
+            kill_at = int(2 ** rng.uniform(2, 13))  # now in the first open, now after several checkpoints
             done = oracle.live({
                 "LD_PRELOAD": str(programs / "powerloss.so"),
                 "POWERLOSS_DIR": str(data),

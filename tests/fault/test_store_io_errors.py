@@ -41,8 +41,9 @@ def test_each_single_failure_costs_only_what_it_hit(programs, ram, long, errno, 
             opened += 1
             assert done.returncode == 0, f"change {at}: ended with {done.returncode}\n{done.stderr[-2000:]}"
             assert names(done, "ack"), f"change {at}: it did not heal"
-            assert all(word in line[2] for line in names(done, "nack")), f"change {at}: {names(done, 'nack')}"
-            refused += bool(names(done, "nack"))
+            words = {line[2] for line in names(done, "nack")}
+            assert words <= {word, "io"}, f"change {at}: {words}"  # a sync that fails is "io", whatever its reason
+            refused += word in words
         assert not disk.oracle.check(), f"change {at} lost acknowledged writes"
     assert opened > 10 and refused > 10, f"hardly any fault was met: {opened} lives, {refused} with a refusal"
 
