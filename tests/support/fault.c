@@ -99,11 +99,31 @@ int __wrap_vasprintf(char **out, const char *fmt, va_list args)
 
 int __wrap_asprintf(char **out, const char *fmt, ...)
 {
-    if (fault_take())
-        return -1;
     va_list args;
     va_start(args, fmt);
-    int len = __real_vasprintf(out, fmt, args);
+    int len = __wrap_vasprintf(out, fmt, args);
+    va_end(args);
+    return len;
+}
+
+/* What asprintf and vasprintf become under _FORTIFY_SOURCE. */
+int __wrap___vasprintf_chk(char **out, int flag, const char *fmt, va_list args)
+    __attribute__((format(printf, 3, 0)));
+int __wrap___asprintf_chk(char **out, int flag, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+int __wrap___vasprintf_chk(char **out, int flag, const char *fmt, va_list args)
+{
+    (void)flag;
+    return __wrap_vasprintf(out, fmt, args);
+}
+
+int __wrap___asprintf_chk(char **out, int flag, const char *fmt, ...)
+{
+    (void)flag;
+    va_list args;
+    va_start(args, fmt);
+    int len = __wrap_vasprintf(out, fmt, args);
     va_end(args);
     return len;
 }
