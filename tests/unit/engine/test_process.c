@@ -403,6 +403,16 @@ static void note_end(void *arg, int wait_status, bool too_long, const char *erro
     pthread_mutex_unlock(&given_up->mutex);
 }
 
+static bool has_ended(struct given_up *given_up)
+{
+    bool done;
+
+    pthread_mutex_lock(&given_up->mutex);
+    done = given_up->done;
+    pthread_mutex_unlock(&given_up->mutex);
+    return done;
+}
+
 static void an_abandoned_process_ends_and_frees_itself(void **state)
 {
     struct cs_spawner *spawner = new_spawner("abandon");
@@ -417,8 +427,10 @@ static void an_abandoned_process_ends_and_frees_itself(void **state)
 
     (void)state;
     assert_int_equal(cs_process_spawn(spawner, &spec, &given_up.process, NULL), CS_OK);
-    end_spawner(spawner);
+    for (int i = 0; i < 1000 && !has_ended(&given_up); i++)
+        usleep(10000);
     assert_true(given_up.done);
+    end_spawner(spawner);
 }
 
 static void freeing_the_spawner_ends_the_stubborn_by_the_deadline(void **state)
