@@ -242,8 +242,8 @@ static bool origin_allowed(const struct cs_request *rq, const char *origin)
     origin += tls ? 8 : 7;
     if (!parse_authority(origin, strlen(origin), &who))
         return false;
-    if (!tls && is_own_name(rq->http, &who))
-        return (who.port != 0 ? who.port : 80) == rq->http->port;
+    if (!tls && is_own_name(rq->http, &who) && (who.port != 0 ? who.port : 80) == rq->http->port)
+        return true;
     return is_configured_name(rq, &who);
 }
 
