@@ -542,10 +542,10 @@ static enum cs_status take_file(struct load *load, bool optional, struct cs_err 
         free(load->config.file);
         load->config.file = NULL;
         status = CS_OK;
-    } else if (status == CS_NOT_FOUND || status == CS_TOO_LARGE) {
-        status = cs_err_set(err, CS_INVALID, "invalid_config", "%s", why.msg);
+    } else if (status == CS_NO_MEM) {
+        status = cs_err_nomem(err);
     } else {
-        (void)cs_err_set(err, status, why.code, "%s", why.msg);
+        status = cs_err_set(err, CS_INVALID, "invalid_config", "the file of settings: %s", why.msg);
     }
     cs_buf_fini(&text);
     return status;

@@ -25,7 +25,7 @@ enum cs_status cs_random(void *out, size_t len, struct cs_err *err)
 
 enum cs_status cs_uuid_new(char out[CS_UUID_MAX], struct cs_err *err)
 {
-    uuid_t id;
+    uuid_t id = {0};
     enum cs_status status = cs_random(id, sizeof id, err);
     if (status != CS_OK)
         return status;
