@@ -214,13 +214,19 @@ static void interrupt(struct cs_driver *driver, struct thread *thread)
     }
 }
 
-/* The id of the turn that runs on the thread has come, by whichever way was first. */
-static void note_running(struct cs_driver *driver, struct thread *thread, const char *turn_id)
+/* The turn on the thread has an id (in the reply to turn/start) or has begun (turn/started); either
+ * may come first. Codex refuses to interrupt what has not begun. */
+static void note_running(struct cs_driver *driver, struct thread *thread, const char *turn_id,
+                         bool begun)
 {
-    if (!turn_id || *thread->running || !thread->busy) {
+    if (!turn_id || !thread->busy) {
         return;
     }
-    cs_codex_id(thread->running, turn_id);
+    if (!*thread->running) {
+        cs_codex_id(thread->running, turn_id);
+    } else if (!begun || strcmp(thread->running, turn_id) != 0) {
+        return;
+    }
     if (thread->stop) {
         send_about(driver, "turn/interrupt", thread->id, thread->running);
     }
@@ -387,7 +393,8 @@ static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
     if (line->error) {
         thread->busy = thread->stop = false;
     } else {
-        note_running(driver, thread, cs_json_get_string(cs_json_get(line->result, "turn"), "id"));
+        note_running(driver, thread, cs_json_get_string(cs_json_get(line->result, "turn"), "id"),
+                     false);
     }
 }
 
@@ -444,7 +451,7 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
     const char *id =
         turn ? cs_json_get_string(turn, "id") : cs_json_get_string(line->params, "turnId");
     if (notice == NOTICE_STARTED) {
-        note_running(driver, thread, id);
+        note_running(driver, thread, id, true);
     }
     if (!id || strcmp(id, thread->running) != 0) {
         return; /* of an earlier turn */
