@@ -16,10 +16,13 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/log.h"
+#include "cs/base/thread.h"
 #include "cs/base/uuid.h"
 #include "priv.h"
 
-#define SPARE_WORKERS 256  /* never wait for turns: they serve reads */
+#define SPARE_WORKERS 256 /* never wait for turns: they serve reads */
+#define KNOCK_MS      20
+#define KNOCK_STACK   65536
 #define STOP_MS       5000 /* for answers under way when the server stops */
 
 /* ---- a request ---- */
@@ -173,18 +176,22 @@ static enum cs_status resolve(struct cs_http *http, const char *host, int64_t po
     return CS_OK;
 }
 
+static socklen_t address_len(const struct cs_http *http)
+{
+    return http->listen.ss_family == AF_INET ? sizeof(struct sockaddr_in)
+                                             : sizeof(struct sockaddr_in6);
+}
+
 /* civetweb does not say why it cannot bind. */
 static enum cs_status try_port(const struct cs_http *http, struct cs_err *err)
 {
     const struct sockaddr *address = (const struct sockaddr *)(const void *)&http->listen;
-    socklen_t len = http->listen.ss_family == AF_INET ? sizeof(struct sockaddr_in)
-                                                      : sizeof(struct sockaddr_in6);
     int on = 1, fd = socket(http->listen.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), errnum = 0;
 
     if (fd < 0)
         return cs_err_errno(err, errno, "open a socket");
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, address, len) != 0)
+    if (bind(fd, address, address_len(http)) != 0)
         errnum = errno;
     (void)close(fd);
     if (errnum == EADDRINUSE)
@@ -341,6 +348,38 @@ void cs_http_quiesce(struct cs_http *http)
     atomic_store(&http->quiet, true);
 }
 
+/* civetweb's accepting thread looks at the stop flag once in two seconds, or when somebody knocks:
+ * knock until nobody is at home. */
+static void *knock(void *arg)
+{
+    const struct cs_http *http = arg;
+    struct timespec moment = {.tv_nsec = KNOCK_MS * 1000000};
+    const struct sockaddr *address = (const struct sockaddr *)(const void *)&http->listen;
+
+    while (!atomic_load(&http->stopped)) {
+        int fd = socket(http->listen.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        if (fd >= 0) {
+            (void)connect(fd, address, address_len(http));
+            (void)close(fd);
+        }
+        (void)nanosleep(&moment, NULL);
+    }
+    return NULL;
+}
+
+static void stop_civetweb(struct cs_http *http)
+{
+    pthread_t knocker;
+    bool knocking = cs_thread_start(&knocker, "http-stop", KNOCK_STACK, knock, http, NULL) == CS_OK;
+
+    mg_stop(http->ctx);
+    atomic_store(&http->stopped, true);
+    if (knocking)
+        (void)pthread_join(knocker, NULL);
+    (void)mg_exit_library();
+}
+
 void cs_http_stop(struct cs_http *http)
 {
     struct timespec moment = {.tv_nsec = 10 * 1000000};
@@ -352,10 +391,8 @@ void cs_http_stop(struct cs_http *http)
     /* Once civetweb is told to stop, it writes no more: let the answers out first. */
     while (atomic_load(&http->active) > 0 && cs_mono_ms() < deadline)
         (void)nanosleep(&moment, NULL);
-    if (http->ctx != NULL) {
-        mg_stop(http->ctx);
-        (void)mg_exit_library();
-    }
+    if (http->ctx != NULL)
+        stop_civetweb(http);
     cs_limiter_fini(&http->limiter);
     explicit_bzero(http->token, sizeof http->token);
     free(http->version);

@@ -54,6 +54,7 @@ struct cs_http {
     atomic_int waiting;      /* of these, waiting for turns */
     atomic_llong body_bytes; /* of these, bytes of bodies */
     atomic_bool quiet;       /* cs_http_quiesce() */
+    atomic_bool stopped;     /* nobody listens any more */
     struct cs_limiter limiter;
 };
 
