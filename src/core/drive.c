@@ -119,7 +119,7 @@ static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer ob
         .context_len = turn->context_len,
         .cwd = turn->session.cwd,
         .sandbox = turn->row.sandbox,
-        .model = model,
+        .model = model != NULL && model[0] != '\0' ? model : NULL, /* "": what a fallback ran on */
         .thread_id = turn->thread_id,
         .orphan_turn = turn->orphan_turn,
         .history = turn->row.continued ? cs_context_history : NULL,
