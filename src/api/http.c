@@ -196,7 +196,8 @@ static enum cs_status try_port(const struct cs_http *http, struct cs_err *err)
     (void)close(fd);
     if (errnum == EADDRINUSE)
         return cs_err_set(err, CS_CONFLICT, "port_in_use",
-                          "Another program listens on this port already");
+                          "Another program listens on port %lld already",
+                          (long long)cs_core_config(http->core)->port);
     return errnum == 0 ? CS_OK : cs_err_errno(err, errnum, "listen");
 }
 
