@@ -411,7 +411,7 @@ static void utf8_is_judged_strictly(void **state)
         bool valid;
     } cases[] = {
         {"", 0, true},
-        {"plain", 5, true},
+        {"p", 1, true},
         {"\x7f", 1, true},
         {"\xc2\x80", 2, true},
         {"\xdf\xbf", 2, true},
@@ -449,6 +449,9 @@ static void utf8_is_judged_strictly(void **state)
             assert_int_equal(cs_utf8_valid(text, before + cases[i].len), cases[i].valid);
             /* ASCII after it makes a cut character wrong, and nothing right. */
             assert_int_equal(cs_utf8_valid(text, before + cases[i].len + 20), cases[i].valid);
+            /* What completes a character must lie within the length. */
+            if (cases[i].valid && cases[i].len > 1)
+                assert_false(cs_utf8_valid(text, before + cases[i].len - 1));
         }
     }
 }
@@ -468,10 +471,15 @@ static void a_writer_puts_commas_keys_and_brackets(void **state)
     cs_jsonw_int(&w, NULL, 0);
     cs_jsonw_int(&w, NULL, INT64_MIN);
     cs_jsonw_int(&w, NULL, INT64_MAX);
+    cs_jsonw_int(&w, NULL, -10);
     cs_jsonw_array(&w, NULL);
+    cs_jsonw_int(&w, NULL, 1);
     cs_jsonw_end_array(&w);
     cs_jsonw_object(&w, NULL);
+    cs_jsonw_int(&w, "k", 2);
     cs_jsonw_end_object(&w);
+    cs_jsonw_array(&w, NULL);
+    cs_jsonw_end_array(&w);
     cs_jsonw_end_array(&w);
     cs_jsonw_bool(&w, "yes", true);
     cs_jsonw_bool(&w, "no", false);
@@ -480,11 +488,11 @@ static void a_writer_puts_commas_keys_and_brackets(void **state)
     cs_jsonw_time(&w, "never", 0);
     cs_jsonw_raw(&w, "raw", "{\"x\":1}", 7);
     cs_jsonw_end_object(&w);
-    assert_string_equal(out.data,
-                        "{\"s\":\"q\\\"\",\"n\":\"ab\",\"none\":null,"
-                        "\"list\":[0,-9223372036854775808,9223372036854775807,[],{}],"
-                        "\"yes\":true,\"no\":false,\"nil\":null,"
-                        "\"at\":\"1970-01-01T00:00:00.001Z\",\"never\":null,\"raw\":{\"x\":1}}");
+    assert_string_equal(
+        out.data, "{\"s\":\"q\\\"\",\"n\":\"ab\",\"none\":null,"
+                  "\"list\":[0,-9223372036854775808,9223372036854775807,-10,[1],{\"k\":2},[]],"
+                  "\"yes\":true,\"no\":false,\"nil\":null,"
+                  "\"at\":\"1970-01-01T00:00:00.001Z\",\"never\":null,\"raw\":{\"x\":1}}");
     cs_json_free(parse(out.data));
     cs_buf_fini(&out);
 }
