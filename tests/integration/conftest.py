@@ -1,5 +1,7 @@
 """Fixtures of the system tests: a model server, and daemons that are ended and looked at afterwards."""
 
+from contextlib import contextmanager
+
 import pytest
 from support.codex import VERSION_OF_ENGINE, codex_binary
 from support.codex_home import write_codex_home
@@ -20,36 +22,54 @@ def codex_home(tmp_path, model):
     return write_codex_home(tmp_path / "codex-home", model.url)
 
 
-@pytest.fixture
-def make_daemon(request, tmp_path, codex_home):
-    """Makes daemons that share the model server; at the end of the test each must end well."""
+@contextmanager
+def daemons(folder, codex_home):
+    """A function that makes daemons; at the end each must end well, or its log is shown."""
     made = []
 
     def make(name="one", **options):
-        engine = options.get("engine")
-        options.setdefault("codex", codex_binary(VERSION_OF_ENGINE.get(engine, "0.169.0")))
+        version = VERSION_OF_ENGINE.get(options.get("engine"), "0.169.0")
+        options.setdefault("codex", codex_binary(version))
         options.setdefault("codex_home", codex_home)
-        daemon = Daemon(tmp_path / name, **options)
+        daemon = Daemon(folder / name, **options)
         made.append(daemon)
         return daemon
 
     yield make
-    failed = getattr(request.node, "report_call", None) and request.node.report_call.failed
     problems = []
     for daemon in made:
         try:
             daemon.discard()
         except AssertionError as problem:
             problems.append(f"{daemon.folder.name}: {problem}")
-        if failed or problems:
-            print(f"--- log of {daemon.folder.name} ---\n{daemon.log_tail(120)}")
+        print(f"--- log of {daemon.folder.name} ---\n{daemon.log_tail(120)}")  # shown on failure only
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def make_daemon(tmp_path, codex_home):
+    with daemons(tmp_path, codex_home) as make:
+        yield make
 
 
 @pytest.fixture
 def daemon(make_daemon):
     """A running daemon with its defaults: the app-server of the newest Codex."""
     return make_daemon().start()
+
+
+@pytest.fixture(scope="module")
+def shared_model():
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory, shared_model):
+    """One daemon for the tests of a file that leave nothing behind."""
+    folder = tmp_path_factory.mktemp("shared")
+    with daemons(folder, write_codex_home(folder / "codex-home", shared_model.url)) as make:
+        yield make().start()
 
 
 @pytest.fixture(params=ENGINES)

@@ -7,8 +7,6 @@ import time
 import pytest
 from support.process import SLOWNESS
 
-JSON = {"Content-Type": "application/json"}
-
 
 def exchange(daemon, data, timeout=15.0):
     """Send bytes, read to the end or until the answer is whole: (status, headers in lower case, body)."""
@@ -50,22 +48,22 @@ def assert_error(answer, status, code=None):
 
 
 @pytest.mark.smoke
-def test_errors_have_their_status_and_one_shape(daemon):
-    assert_error(exchange(daemon, request(daemon, "GET /nowhere HTTP/1.1")), 404)
-    headers = assert_error(exchange(daemon, request(daemon, "PUT /api/codex/session HTTP/1.1")), 405)
+def test_errors_have_their_status_and_one_shape(shared_daemon):
+    assert_error(exchange(shared_daemon, request(shared_daemon, "GET /nowhere HTTP/1.1")), 404)
+    headers = assert_error(exchange(shared_daemon, request(shared_daemon, "PUT /api/codex/session HTTP/1.1")), 405)
     assert headers["allow"] == "POST"
-    plain = post(daemon, b'{"prompt":"x"}', "Content-Type: text/plain")
-    assert_error(exchange(daemon, plain), 415, "unsupported_media_type")
-    assert_error(exchange(daemon, post(daemon, b'{"prompt":"x"}')), 415)
-    assert_error(exchange(daemon, post(daemon, b'{"prompt":', "Content-Type: application/json")), 400)
-    assert_error(exchange(daemon, post(daemon, b"[]", "Content-Type: application/json")), 400)
+    plain = post(shared_daemon, b'{"prompt":"x"}', "Content-Type: text/plain")
+    assert_error(exchange(shared_daemon, plain), 415, "unsupported_media_type")
+    assert_error(exchange(shared_daemon, post(shared_daemon, b'{"prompt":"x"}')), 415)
+    assert_error(exchange(shared_daemon, post(shared_daemon, b'{"prompt":', "Content-Type: application/json")), 400)
+    assert_error(exchange(shared_daemon, post(shared_daemon, b"[]", "Content-Type: application/json")), 400)
     big = request(
-        daemon, "POST /api/codex/session HTTP/1.1",
+        shared_daemon, "POST /api/codex/session HTTP/1.1",
         ["Content-Type: application/json", "Content-Length: 99999999999"],
     )
-    assert_error(exchange(daemon, big), 413, "body_too_large")
-    many = request(daemon, headers=[f"X-{n}: y" for n in range(200)])
-    assert_error(exchange(daemon, many), 431)
+    assert_error(exchange(shared_daemon, big), 413, "body_too_large")
+    many = request(shared_daemon, headers=[f"X-{n}: y" for n in range(200)])
+    assert_error(exchange(shared_daemon, many), 431)
 
 
 FOREIGN = [
@@ -82,21 +80,21 @@ FOREIGN = [
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=lambda headers: headers[-1])
 @pytest.mark.parametrize("path", ["/api/codex/stats", "/healthz", "/nowhere"])
-def test_a_foreign_host_or_origin_is_forbidden_on_every_path(daemon, headers, path):
-    headers = [header.format(port=daemon.port) for header in headers]
-    answer = exchange(daemon, request(daemon, f"GET {path} HTTP/1.1", headers, host=False))
+def test_a_foreign_host_or_origin_is_forbidden_on_every_path(shared_daemon, headers, path):
+    headers = [header.format(port=shared_daemon.port) for header in headers]
+    answer = exchange(shared_daemon, request(shared_daemon, f"GET {path} HTTP/1.1", headers, host=False))
     assert_error(answer, 403)
 
 
-def test_own_hosts_and_origins_are_welcome(daemon):
-    for name in (f"127.0.0.1:{daemon.port}", f"localhost:{daemon.port}", f"[::1]:{daemon.port}"):
+def test_own_hosts_and_origins_are_welcome(shared_daemon):
+    for name in (f"127.0.0.1:{shared_daemon.port}", f"localhost:{shared_daemon.port}", f"[::1]:{shared_daemon.port}"):
         headers = [f"Host: {name}", f"Origin: http://{name}"]
-        assert exchange(daemon, request(daemon, headers=headers, host=False))[0] == 200
+        assert exchange(shared_daemon, request(shared_daemon, headers=headers, host=False))[0] == 200
 
 
-def test_a_preflight_gets_no_permission(daemon):
-    answer = exchange(daemon, request(
-        daemon, "OPTIONS /api/codex/session HTTP/1.1",
+def test_a_preflight_gets_no_permission(shared_daemon):
+    answer = exchange(shared_daemon, request(
+        shared_daemon, "OPTIONS /api/codex/session HTTP/1.1",
         ["Origin: http://evil.example", "Access-Control-Request-Method: POST",
          "Access-Control-Request-Headers: content-type"],
     ))
@@ -119,12 +117,12 @@ SMUGGLED = [
 
 
 @pytest.mark.parametrize("headers", SMUGGLED, ids=lambda headers: headers[-1])
-def test_ambiguous_framing_is_refused_and_the_connection_closed(daemon, headers):
+def test_ambiguous_framing_is_refused_and_the_connection_closed(shared_daemon, headers):
     data = request(
-        daemon, "POST /api/codex/cleanup HTTP/1.1", ["Content-Type: application/json", *headers],
+        shared_daemon, "POST /api/codex/cleanup HTTP/1.1", ["Content-Type: application/json", *headers],
         b"{}GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     )
-    with socket.create_connection(daemon.address, 15) as client:
+    with socket.create_connection(shared_daemon.address, 15) as client:
         client.sendall(data)
         try:
             answer = b"".join(iter(lambda: client.recv(65536), b""))  # to the end: it closes
@@ -132,7 +130,7 @@ def test_ambiguous_framing_is_refused_and_the_connection_closed(daemon, headers)
             answer = b""
     assert answer.count(b"HTTP/1.1 ") <= 1
     assert not answer or 400 <= int(answer.split()[1]) < 500
-    assert daemon.get("/healthz").status == 200
+    assert shared_daemon.get("/healthz").status == 200
 
 
 PATHS = [
@@ -142,13 +140,13 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:30])
-def test_odd_paths_find_nothing(daemon, path):
-    status = exchange(daemon, request(daemon, f"GET {path} HTTP/1.1"))[0]
+def test_odd_paths_find_nothing(shared_daemon, path):
+    status = exchange(shared_daemon, request(shared_daemon, f"GET {path} HTTP/1.1"))[0]
     assert status is None or status in (400, 403, 404, 414, 431)
-    assert daemon.get("/healthz").status == 200
+    assert shared_daemon.get("/healthz").status == 200
 
 
-def test_deep_and_strange_json_is_refused(daemon, model):
+def test_deep_and_strange_json_is_refused(shared_daemon, shared_model):
     strange = [
         b"[" * 1300 + b"]" * 1300,
         b'{"a":' * 5000 + b"1" + b"}" * 5000,
@@ -160,9 +158,9 @@ def test_deep_and_strange_json_is_refused(daemon, model):
         b"{" * 100_000,
     ]
     for body in strange:
-        answer = exchange(daemon, post(daemon, body, "Content-Type: application/json"))
+        answer = exchange(shared_daemon, post(shared_daemon, body, "Content-Type: application/json"))
         assert answer[0] == 400, (body[:40], answer)
-    assert not model.requests
+    assert not shared_model.requests
 
 
 def test_the_token_is_demanded_behind_a_proxy_and_wrong_ones_are_slowed(daemon):
@@ -191,26 +189,26 @@ def test_with_allow_remote_everyone_needs_the_token(make_daemon):
     assert daemon.get("/api/codex/stats", headers=authorized).status == 200
 
 
-def test_slow_senders_do_not_keep_others_waiting(daemon):
+def test_slow_senders_do_not_keep_others_waiting(shared_daemon):
     """Half-sent headers and bodies on many sockets: the next request is answered at once."""
     slow = []
     try:
         for n in range(200):
-            client = socket.create_connection(daemon.address, 15)
-            client.sendall(b"GET /health" if n % 2 else post(daemon, b"{" * 1000, "Content-Type: application/json")[:-500])
+            client = socket.create_connection(shared_daemon.address, 15)
+            client.sendall(b"GET /health" if n % 2 else post(shared_daemon, b"{" * 1000, "Content-Type: application/json")[:-500])
             slow.append(client)
         begun = time.monotonic()
-        assert daemon.get("/healthz").status == 200
+        assert shared_daemon.get("/healthz").status == 200
         assert time.monotonic() - begun < 0.5 * SLOWNESS
     finally:
         for client in slow:
             client.close()
 
 
-def test_a_large_body_that_expects_100_continue_is_not_stalled(daemon):
+def test_a_large_body_that_expects_100_continue_is_not_stalled(shared_daemon):
     body = json.dumps({"prompt": "x" * 300_000 + "\n[[big 10]]"}).encode()
-    with socket.create_connection(daemon.address, 30) as client:
-        head = post(daemon, body, "Content-Type: application/json", "Expect: 100-continue")[: -len(body)]
+    with socket.create_connection(shared_daemon.address, 30) as client:
+        head = post(shared_daemon, body, "Content-Type: application/json", "Expect: 100-continue")[: -len(body)]
         client.sendall(head)
         begun = time.monotonic()
         assert client.recv(100).startswith(b"HTTP/1.1 100")

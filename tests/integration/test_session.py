@@ -57,8 +57,8 @@ def test_a_session_expires_into_the_archive_and_comes_back_whole(daemon, model):
         assert reply.status == 404
         assert reply["error"] == gone_sentence(conversation)
         assert reply["code"] == "session_not_found"
-    stats = daemon.stats()
-    assert (stats["totalActiveSessions"], stats["archivedSessions"]) == (0, 1)
+    wait_until(lambda: daemon.stats()["archivedSessions"] == 1, "the sweeper comes by", 5)
+    assert daemon.stats()["totalActiveSessions"] == 0
 
     restored = daemon.post(f"/api/codex/session/{first['sessionId']}/restore", {})
     assert restored.status == 200, restored
@@ -102,7 +102,7 @@ def test_archive_days_of_nought_delete_at_once(make_daemon):
     first = daemon.ask("hello", ttlSeconds=1)
     time.sleep(1.3)
     cleaned = daemon.expect(200, daemon.post("/api/codex/cleanup", {}))
-    assert cleaned["success"] is True and cleaned["timestamp"] and cleaned["cleaned"] in (0, 1)
+    assert cleaned["success"] is True and cleaned["timestamp"] and cleaned["cleaned"] >= 0
     wait_until(lambda: daemon.stats()["archivedSessions"] == 0, "it is deleted", 5)
     assert daemon.post(f"/api/codex/session/{first['sessionId']}/restore", {}).status == 404
 
@@ -192,12 +192,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("body, sentence", REFUSED)
-def test_a_bad_request_is_refused_with_a_sentence(daemon, model, body, sentence):
-    reply = daemon.post("/api/codex/session", body)
+def test_a_bad_request_is_refused_with_a_sentence(shared_daemon, shared_model, body, sentence):
+    reply = shared_daemon.post("/api/codex/session", body)
     assert reply.status == 400, reply
     assert reply["success"] is False and reply["code"] and reply["requestId"]
     assert reply["error"] == sentence if sentence else reply["error"]
-    assert not model.requests
+    assert not shared_model.requests
 
 
 def test_a_continue_needs_an_id(daemon):
