@@ -30,7 +30,8 @@ void cs_buf_add(struct cs_buf *buf, const void *data, size_t len);
 void cs_buf_adds(struct cs_buf *buf, const char *text);
 void cs_buf_addc(struct cs_buf *buf, char c);
 void cs_buf_addf(struct cs_buf *buf, const char *fmt, ...) CS_PRINTF(2, 3);
-/** Make room for @len more bytes and return where they go (then add to buf->len), or NULL. */
+/** Make room for @len more bytes and return where they go (then add to buf->len), or NULL.
+ * A caller that uses fewer than @len ends them with a NUL. */
 char *cs_buf_reserve(struct cs_buf *buf, size_t len);
 /** Drop the first @len bytes, moving the rest down. */
 void cs_buf_consume(struct cs_buf *buf, size_t len);

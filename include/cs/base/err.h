@@ -39,7 +39,8 @@ struct cs_err {
 /**
  * Record an error and return @status, so that callers can write `return cs_err_set(…)`.
  * @err may be NULL. If @err already holds an error it is left as it is. @code is a static string;
- * NULL stands for cs_status_name(@status). A message that does not fit is cut at a character.
+ * NULL stands for cs_status_name(@status). A message that does not fit is cut at a character;
+ * bytes that are not UTF-8 become "?".
  */
 enum cs_status cs_err_set(struct cs_err *err, enum cs_status status, const char *code,
                           const char *fmt, ...) CS_PRINTF(4, 5);
