@@ -15,34 +15,6 @@ static void start_fake(const char *scenario)
     bench_fake(&bench, CS_ENGINE_APP_SERVER, scenario);
 }
 
-static char *read_log(void)
-{
-    char path[160];
-    path_in(&bench, "log", path);
-    return read_text_file(path);
-}
-
-/* How often the text came to the fake Codex. */
-static int logged(const char *text)
-{
-    char *log = read_log();
-    int count = 0;
-    for (const char *at = log; (at = strstr(at, text)); at += strlen(text)) {
-        count++;
-    }
-    free(log);
-    return count;
-}
-
-/* Whether the text comes to the fake Codex that often, soon. */
-static bool soon_logged(const char *text, int count)
-{
-    for (int i = 0; i < 500 && logged(text) < count; i++) {
-        usleep(10000);
-    }
-    return logged(text) == count;
-}
-
 static pid_t child_pid(void)
 {
     char text[64];
@@ -101,10 +73,10 @@ static void a_turn_tells_thread_model_deltas_message_and_usage(void **state)
     assert_int_equal(outcome.used[2], 5);
     assert_int_equal(outcome.totals[0], 10);
     outcome_fini(&outcome);
-    assert_int_equal(logged("\"read-only\""), 1);
-    assert_int_equal(logged("{\"type\":\"readOnly\",\"networkAccess\":true}"),
+    assert_int_equal(logged(&bench, "\"read-only\""), 1);
+    assert_int_equal(logged(&bench, "{\"type\":\"readOnly\",\"networkAccess\":true}"),
                      1); /* Codex's own policy */
-    assert_int_equal(logged("\"approvalPolicy\":\"never\""), 2);
+    assert_int_equal(logged(&bench, "\"approvalPolicy\":\"never\""), 2);
 }
 
 static void a_second_turn_finds_its_thread_loaded(void **state)
@@ -126,8 +98,8 @@ static void a_second_turn_finds_its_thread_loaded(void **state)
     assert_int_equal(second.used[0], 10);
     assert_int_equal(second.totals[0], 20);
     outcome_fini(&second);
-    assert_int_equal(logged("\"thread/start\""), 1);
-    assert_int_equal(logged("{\"type\":\"workspaceWrite\"}"), 1);
+    assert_int_equal(logged(&bench, "\"thread/start\""), 1);
+    assert_int_equal(logged(&bench, "{\"type\":\"workspaceWrite\"}"), 1);
 }
 
 static void an_unloaded_thread_is_resumed(void **state)
@@ -143,7 +115,7 @@ static void an_unloaded_thread_is_resumed(void **state)
     assert_string_equal(outcome.thread, "thread-old");
     assert_says(outcome, "2 texts: from the files|two");
     outcome_fini(&outcome);
-    assert_int_equal(logged("\"excludeTurns\":true"), 1);
+    assert_int_equal(logged(&bench, "\"excludeTurns\":true"), 1);
 }
 
 static void a_lost_thread_is_rebuilt_from_the_transcript(void **state)
@@ -165,7 +137,7 @@ static void a_lost_thread_is_rebuilt_from_the_transcript(void **state)
     assert_says(outcome, "3 texts: what is 1+1?|2|and 2+2?");
     assert_int_equal(past.asked, 1);
     outcome_fini(&outcome);
-    assert_int_equal(logged("\"output_text\""), 1);
+    assert_int_equal(logged(&bench, "\"output_text\""), 1);
 }
 
 static void the_transcript_goes_into_the_prompt_where_injection_is_unknown(void **state)
@@ -186,8 +158,9 @@ static void the_transcript_goes_into_the_prompt_where_injection_is_unknown(void 
     assert_says(outcome, "1 texts: ");
     assert_int_equal(past.asked, 1);
     outcome_fini(&outcome);
-    assert_int_equal(logged("and 2+2?"), 1);
-    assert_true(logged("what is 1+1?") >= 2); /* the injection that failed, and the prompt */
+    assert_int_equal(logged(&bench, "and 2+2?"), 1);
+    assert_true(logged(&bench, "what is 1+1?") >=
+                2); /* the injection that failed, and the prompt */
 }
 
 static void an_orphaned_turn_is_reverted(void **state)
@@ -327,7 +300,7 @@ static void a_turn_whose_prompt_codex_has_not_seen_survives_its_death(void **sta
     start_fake("die-once");
     struct outcome outcome = good_turn("one", NULL, NULL);
     assert_string_equal(outcome.how, "new");
-    assert_int_equal(logged("\"turn/start\""), 1);
+    assert_int_equal(logged(&bench, "\"turn/start\""), 1);
 }
 
 static void an_idle_codex_that_was_killed_is_replaced(void **state)
@@ -486,7 +459,7 @@ static void a_model_does_not_stick_to_a_turn_that_wants_the_default(void **state
     assert_string_equal(outcome.model, "default-model");
     assert_string_equal(outcome.thread, first.thread);
     outcome_fini(&outcome);
-    assert_int_equal(logged("\"model\":\"default-model\""), 1);
+    assert_int_equal(logged(&bench, "\"model\":\"default-model\""), 1);
 }
 
 /* Start a turn with @prompt on @thread, and cancel it once @after has come. Returns what became of
@@ -518,10 +491,10 @@ static void a_running_turn_is_interrupted(void **state)
     start_fake("");
     struct outcome outcome = cancelled_turn("x [[wait]]", NULL, CS_EVENT_STARTED);
     assert_true(outcome.used[0] < 2000);
-    assert_true(logged("\"turn/interrupt\"") > 0);
+    assert_true(logged(&bench, "\"turn/interrupt\"") > 0);
     struct outcome next = good_turn("y", outcome.thread, NULL);
     assert_string_equal(next.how, "reverted");
-    assert_true(soon_logged("\"thread/backgroundTerminals/clean\"", 1));
+    assert_true(soon_logged(&bench, "\"thread/backgroundTerminals/clean\"", 1));
 }
 
 static void a_cancel_before_the_turn_id_is_known_waits_for_it(void **state)
@@ -530,7 +503,7 @@ static void a_cancel_before_the_turn_id_is_known_waits_for_it(void **state)
     start_fake("");
     struct outcome outcome = cancelled_turn("x [[hold]]", NULL, CS_EVENT_THREAD);
     assert_true(outcome.used[0] < 2000);
-    assert_true(logged("\"turn/interrupt\"") > 0);
+    assert_true(logged(&bench, "\"turn/interrupt\"") > 0);
 }
 
 static void a_cancel_before_the_turn_has_begun_is_repeated(void **state)
@@ -539,7 +512,7 @@ static void a_cancel_before_the_turn_has_begun_is_repeated(void **state)
     start_fake("");
     struct outcome outcome = cancelled_turn("x [[early]]", NULL, CS_EVENT_STARTED);
     assert_true(outcome.used[0] < 2000);
-    assert_int_equal(logged("\"turn/interrupt\""), 2);
+    assert_int_equal(logged(&bench, "\"turn/interrupt\""), 2);
 }
 
 static void a_turn_that_does_not_obey_is_given_up_and_its_thread_left_alone(void **state)
@@ -563,7 +536,7 @@ static void a_turn_that_is_freed_while_it_runs_is_interrupted(void **state)
     struct cs_engine_turn *turn = begin_turn(&bench, &request);
     assert_true(pull(turn, &outcome, CS_EVENT_STARTED, WAIT_MS));
     cs_engine_turn_free(turn);
-    assert_true(soon_logged("\"thread/backgroundTerminals/clean\"", 1));
+    assert_true(soon_logged(&bench, "\"thread/backgroundTerminals/clean\"", 1));
     struct outcome next = good_turn("y", outcome.thread, NULL);
     assert_string_equal(next.how, "reverted");
     outcome_fini(&outcome);
@@ -642,7 +615,7 @@ static void the_api_key_goes_in_by_login_alone(void **state)
     bench_stop_engine(&bench);
     bench_engine(&bench, CS_ENGINE_APP_SERVER, "sk-secret-key");
     good_turn("x", NULL, NULL);
-    assert_int_equal(logged("{\"type\":\"apiKey\",\"apiKey\":\"sk-secret-key\"}"), 1);
+    assert_int_equal(logged(&bench, "{\"type\":\"apiKey\",\"apiKey\":\"sk-secret-key\"}"), 1);
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/cmdline", child_pid());
     char line[2048];
@@ -666,72 +639,17 @@ static void threads_that_were_not_used_for_long_are_let_go(void **state)
     for (int i = 0; i < 129; i++) {
         good_turn("more", NULL, NULL);
     }
-    assert_true(soon_logged("\"thread/unsubscribe\"", 2));
+    assert_true(soon_logged(&bench, "\"thread/unsubscribe\"", 2));
     struct outcome again = good_turn("two", first.thread, NULL);
     assert_string_equal(again.how, "resumed");
-}
-
-struct crowd {
-    pthread_t thread;
-    int number;
-    struct outcome outcome;
-};
-
-static void *crowd_turns(void *arg)
-{
-    struct crowd *one = arg;
-    char prompt[64], thread[64] = "";
-    for (int i = 0; i < 3; i++) {
-        snprintf(prompt, sizeof(prompt), "turn %d of %d", i, one->number);
-        struct cs_engine_request request = request_for(prompt);
-        request.thread_id = *thread ? thread : NULL;
-        struct cs_engine_turn *turn = NULL;
-        outcome_init(&one->outcome);
-        if (cs_engine_turn_start(bench.engine, &request, &turn, NULL) != CS_OK) {
-            return NULL;
-        }
-        pull(turn, &one->outcome, CS_EVENT_DONE, WAIT_MS);
-        cs_engine_turn_free(turn);
-        snprintf(thread, sizeof(thread), "%s", one->outcome.thread);
-        if (i < 2) {
-            outcome_fini(&one->outcome);
-        }
-    }
-    return NULL;
-}
-
-/* 32 conversations of three turns at once: each saw its own and nothing else. @saw is a format with
- * the number. */
-static void crowd_of_conversations(const char *saw)
-{
-    static struct crowd crowd[32];
-    char text[128];
-    for (int i = 0; i < 32; i++) {
-        crowd[i].number = i;
-        assert_int_equal(
-            cs_thread_start(&crowd[i].thread, "turn", 256 * 1024, crowd_turns, &crowd[i], NULL),
-            CS_OK);
-    }
-    for (int i = 0; i < 32; i++) {
-        pthread_join(crowd[i].thread, NULL);
-    }
-    for (int i = 0; i < 32; i++) {
-        assert_ok(crowd[i].outcome);
-        for (int before = 0; before < 3; before++) {
-            snprintf(text, sizeof(text), "turn %d of %d", before, i);
-            assert_says(crowd[i].outcome, text);
-        }
-        assert_says(crowd[i].outcome, saw);
-        outcome_fini(&crowd[i].outcome);
-    }
 }
 
 static void many_conversations_at_once_do_not_mix(void **state)
 {
     (void)state;
     start_fake("");
-    crowd_of_conversations("5 texts: ");
-    assert_int_equal(logged("\"initialize\""), 1);
+    crowd_of_conversations(&bench, "5 texts: ");
+    assert_int_equal(logged(&bench, "\"initialize\""), 1);
 }
 
 static void a_thousand_turns_wait_at_once(void **state)
@@ -944,7 +862,7 @@ static void real_codex_errors_have_names(void **state)
 static void real_codex_serves_many_conversations_at_once(void **state)
 {
     START_REAL();
-    crowd_of_conversations("I saw 5 messages (3 from you, 2 from me).");
+    crowd_of_conversations(&bench, "I saw 5 messages (3 from you, 2 from me).");
 }
 
 #define CASE(name) cmocka_unit_test_teardown(name, teardown)

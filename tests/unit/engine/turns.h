@@ -381,4 +381,89 @@ static inline bool says_text(const struct outcome *outcome, const char *text)
         }                                                                                          \
     } while (0)
 
+static inline char *read_log(const struct bench *bench)
+{
+    char path[160];
+    path_in(bench, "log", path);
+    return read_text_file(path);
+}
+
+/* How often the text came to the fake Codex. */
+static inline int logged(const struct bench *bench, const char *text)
+{
+    char *log = read_log(bench);
+    int count = 0;
+    for (const char *at = log; (at = strstr(at, text)); at += strlen(text)) {
+        count++;
+    }
+    free(log);
+    return count;
+}
+
+/* Whether the text comes to the fake Codex that often, soon. */
+static inline bool soon_logged(const struct bench *bench, const char *text, int count)
+{
+    for (int i = 0; i < 500 && logged(bench, text) < count; i++) {
+        usleep(10000);
+    }
+    return logged(bench, text) == count;
+}
+
+struct crowd {
+    pthread_t thread;
+    struct bench *bench;
+    int number;
+    struct outcome outcome;
+};
+
+static inline void *crowd_turns(void *arg)
+{
+    struct crowd *one = arg;
+    char prompt[64], thread[64] = "";
+    for (int i = 0; i < 3; i++) {
+        snprintf(prompt, sizeof(prompt), "turn %d of %d", i, one->number);
+        struct cs_engine_request request = request_for(prompt);
+        request.thread_id = *thread ? thread : NULL;
+        struct cs_engine_turn *turn = NULL;
+        outcome_init(&one->outcome);
+        if (cs_engine_turn_start(one->bench->engine, &request, &turn, NULL) != CS_OK) {
+            return NULL;
+        }
+        pull(turn, &one->outcome, CS_EVENT_DONE, WAIT_MS);
+        cs_engine_turn_free(turn);
+        snprintf(thread, sizeof(thread), "%s", one->outcome.thread);
+        if (i < 2) {
+            outcome_fini(&one->outcome);
+        }
+    }
+    return NULL;
+}
+
+/* 32 conversations of three turns at once: each saw its own and nothing else. @saw is a format with
+ * the number. */
+static inline void crowd_of_conversations(struct bench *bench, const char *saw)
+{
+    static struct crowd crowd[32];
+    char text[128];
+    for (int i = 0; i < 32; i++) {
+        crowd[i].bench = bench;
+        crowd[i].number = i;
+        assert_int_equal(
+            cs_thread_start(&crowd[i].thread, "turn", 256 * 1024, crowd_turns, &crowd[i], NULL),
+            CS_OK);
+    }
+    for (int i = 0; i < 32; i++) {
+        pthread_join(crowd[i].thread, NULL);
+    }
+    for (int i = 0; i < 32; i++) {
+        assert_ok(crowd[i].outcome);
+        for (int before = 0; before < 3; before++) {
+            snprintf(text, sizeof(text), "turn %d of %d", before, i);
+            assert_says(crowd[i].outcome, text);
+        }
+        assert_says(crowd[i].outcome, saw);
+        outcome_fini(&crowd[i].outcome);
+    }
+}
+
 #endif
