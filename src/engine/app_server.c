@@ -346,11 +346,7 @@ static void handshake(struct cs_driver *driver, const struct cs_codex_line *repl
         return;
     }
     driver->initialized = true;
-    struct cs_buf line;
-    cs_buf_init(&line, 128);
-    cs_buf_adds(&line, "{\"method\":\"initialized\"}\n");
-    cs_link_send(link, &line);
-    cs_buf_fini(&line);
+    cs_link_send_text(link, "{\"method\":\"initialized\"}\n");
     if (link->engine->options.api_key) {
         shake_login(driver);
     } else {
@@ -698,8 +694,9 @@ static void write_sandbox(struct cs_jsonw *w, const char *sandbox, const char *p
     }
 }
 
-/* Settle what the turn sets on its thread: the model, and the counts that it starts from. */
-static void settle(struct cs_driver *driver, struct cs_engine_turn *turn, char **out_model,
+/* Settle what the turn sets on its thread: the model, and the counts that it starts from. False
+ * when out of memory. */
+static bool settle(struct cs_driver *driver, struct cs_engine_turn *turn, char **out_model,
                    char **out_policy)
 {
     struct state *state = turn->state;
@@ -720,7 +717,9 @@ static void settle(struct cs_driver *driver, struct cs_engine_turn *turn, char *
         memcpy(state->totals, thread->totals, sizeof(state->totals));
     }
     cs_text_replace(out_model, model);
+    bool ok = !model || *out_model; /* without it another model would run */
     pthread_mutex_unlock(&driver->link.mutex);
+    return ok;
 }
 
 static void send_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
@@ -730,7 +729,11 @@ static void send_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct cs_buf line, scratch;
     struct cs_jsonw w;
     char *model = NULL, *policy = NULL;
-    settle(driver, turn, &model, &policy);
+    if (!settle(driver, turn, &model, &policy)) {
+        free(policy);
+        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
+        return;
+    }
     cs_turn_emit(turn, CS_EVENT_THREAD, state->thread_id, strlen(state->thread_id), state->how);
     cs_buf_init(&line, LINE_MAX_OUT);
     cs_buf_init(&scratch, LINE_MAX_OUT);
@@ -1142,6 +1145,17 @@ static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
     }
 }
 
+/* Let Codex end the turn, if it runs one for us. */
+static void stop_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    pthread_mutex_lock(&driver->link.mutex);
+    if (state->thread) {
+        interrupt(driver, state->thread);
+    }
+    pthread_mutex_unlock(&driver->link.mutex);
+}
+
 static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
                  struct cs_message_in *message)
 {
@@ -1162,6 +1176,10 @@ static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
     case CS_IN_NOTICE:
         noticed(driver, turn, message->json);
         break;
+    case CS_IN_NO_MEM:
+        stop_turn(driver, turn);
+        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
+        break;
     case CS_IN_DIED:
     case CS_IN_TOO_LARGE:
     case CS_IN_UNAVAILABLE:
@@ -1180,11 +1198,7 @@ static void cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
         finish(driver, turn, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
         return;
     }
-    pthread_mutex_lock(&driver->link.mutex);
-    if (state->thread) {
-        interrupt(driver, state->thread);
-    }
-    pthread_mutex_unlock(&driver->link.mutex);
+    stop_turn(driver, turn);
 }
 
 static void detach(struct cs_driver *driver, struct cs_engine_turn *turn)

@@ -202,11 +202,7 @@ static void handshake(struct cs_driver *driver, const struct cs_codex_line *repl
         cs_link_refuse(link, "Codex refused the MCP handshake");
         return;
     }
-    struct cs_buf line;
-    cs_buf_init(&line, 128);
-    cs_buf_adds(&line, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
-    cs_link_send(link, &line);
-    cs_buf_fini(&line);
+    cs_link_send_text(link, "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
     cs_link_ready(link);
 }
 
@@ -593,6 +589,27 @@ static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
     }
 }
 
+/* Let Codex end the call, if there is one. */
+static void send_cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
+{
+    const struct state *state = turn->state;
+    if (state->rung != RUNG_CALL) {
+        return;
+    }
+    struct cs_buf line;
+    cs_buf_init(&line, 256);
+    cs_buf_addf(&line,
+                "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+                "cancelled\",\"params\":{\"requestId\":%lld}}\n",
+                (long long)state->call);
+    pthread_mutex_lock(&driver->link.mutex);
+    if (cs_link_live(&driver->link, &state->node)) {
+        cs_link_send(&driver->link, &line);
+    }
+    pthread_mutex_unlock(&driver->link.mutex);
+    cs_buf_fini(&line);
+}
+
 static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
                  struct cs_message_in *message)
 {
@@ -613,6 +630,10 @@ static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
     case CS_IN_NOTICE:
         noticed(driver, turn, message->json);
         break;
+    case CS_IN_NO_MEM:
+        send_cancel(driver, turn);
+        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
+        break;
     case CS_IN_DIED:
     case CS_IN_TOO_LARGE:
     case CS_IN_UNAVAILABLE:
@@ -624,25 +645,14 @@ static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
 static void cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     struct state *state = turn->state;
-    if (!state || state->rung == RUNG_DONE) {
+    if (!state) {
         return;
     }
     if (state->rung == RUNG_CHILD) {
         finish(driver, turn, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
         return;
     }
-    struct cs_buf line;
-    cs_buf_init(&line, 256);
-    cs_buf_addf(&line,
-                "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
-                "cancelled\",\"params\":{\"requestId\":%lld}}\n",
-                (long long)state->call);
-    pthread_mutex_lock(&driver->link.mutex);
-    if (cs_link_live(&driver->link, &state->node)) {
-        cs_link_send(&driver->link, &line);
-    }
-    pthread_mutex_unlock(&driver->link.mutex);
-    cs_buf_fini(&line);
+    send_cancel(driver, turn);
 }
 
 static void detach(struct cs_driver *driver, struct cs_engine_turn *turn)

@@ -44,8 +44,12 @@ void cs_codex_line(char *text, size_t len, struct cs_codex_line *out)
     }
     out->kind = CS_LINE_BAD;
     struct cs_json *json = NULL;
-    if (cs_json_parse(text, len, len, &json, NULL) != CS_OK &&
-        (!mend_nuls(text, len) || cs_json_parse(text, len, len, &json, NULL) != CS_OK)) {
+    enum cs_status status = cs_json_parse(text, len, len, &json, NULL);
+    if (status == CS_INVALID && mend_nuls(text, len)) {
+        status = cs_json_parse(text, len, len, &json, NULL);
+    }
+    if (status != CS_OK) {
+        out->kind = status == CS_NO_MEM ? CS_LINE_NO_MEM : CS_LINE_BAD;
         return;
     }
     const char *method = cs_json_get_string(json, "method");
@@ -178,15 +182,27 @@ enum cs_status cs_link_call(struct cs_link *link, struct cs_link_turn *node, int
     return CS_OK;
 }
 
-void cs_link_send(struct cs_link *link, const struct cs_buf *line)
+static void send_bytes(struct cs_link *link, const char *data, size_t len)
 {
-    if (!link->process || link->exited || cs_buf_check(line, NULL) != CS_OK) {
+    struct cs_err err = {0};
+    if (!link->process || link->exited) {
         return;
     }
-    struct cs_err err = {0};
-    if (cs_process_write(link->process, line->data, line->len, &err) != CS_OK) {
+    if (cs_process_write(link->process, data, len, &err) != CS_OK) {
         cs_log_err("codex_write", &err, "child", link->ops->name);
     }
+}
+
+void cs_link_send(struct cs_link *link, const struct cs_buf *line)
+{
+    if (cs_buf_check(line, NULL) == CS_OK) {
+        send_bytes(link, line->data, line->len);
+    }
+}
+
+void cs_link_send_text(struct cs_link *link, const char *line)
+{
+    send_bytes(link, line, strlen(line));
 }
 
 /* Turns. */
@@ -266,8 +282,20 @@ void cs_link_proved(struct cs_link *link)
 
 /* The handshake. */
 
+void cs_link_refuse(struct cs_link *link, const char *sentence)
+{
+    link->state = CS_LINK_STOPPING;
+    snprintf(link->why, sizeof(link->why), "%s", sentence);
+    tell_all(link, CS_IN_UNAVAILABLE, sentence);
+    cs_process_stop(link->process, false, link->ops->skip_stdin);
+}
+
 void cs_link_shake(struct cs_link *link, int64_t id, const struct cs_buf *line)
 {
+    if (cs_buf_check(line, NULL) != CS_OK) {
+        cs_link_refuse(link, "there is no memory for the handshake");
+        return;
+    }
     link->shake_id = id;
     cs_link_send(link, line);
 }
@@ -281,14 +309,6 @@ void cs_link_ready(struct cs_link *link)
         }
     }
     pthread_cond_signal(&link->wake); /* no deadline any more */
-}
-
-void cs_link_refuse(struct cs_link *link, const char *sentence)
-{
-    link->state = CS_LINK_STOPPING;
-    snprintf(link->why, sizeof(link->why), "%s", sentence);
-    tell_all(link, CS_IN_UNAVAILABLE, sentence);
-    cs_process_stop(link->process, false, link->ops->skip_stdin);
 }
 
 /* The child's reader thread. */
@@ -329,6 +349,21 @@ static void route_reply(struct cs_link *link, struct cs_codex_line *line)
     line->json = NULL;
 }
 
+/* A line could not be read, and nobody can tell whose it was: the handshake, or all turns on the
+ * child, end, lest one waits for ever. */
+static void lose_line(struct cs_link *link)
+{
+    if (link->state == CS_LINK_STARTING) {
+        cs_link_refuse(link, "there is no memory for the handshake");
+        return;
+    }
+    for (struct cs_link_turn *node = link->turns; node; node = node->next) {
+        if (node->generation) {
+            tell(node->turn, CS_IN_NO_MEM, NULL);
+        }
+    }
+}
+
 static void on_line(void *arg, char *text, size_t len)
 {
     struct cs_link *link = arg;
@@ -342,6 +377,13 @@ static void on_line(void *arg, char *text, size_t len)
         link->bad_lines++;
         pthread_mutex_unlock(&link->mutex);
         cs_log(CS_LOG_WARN, "codex_bad_line", "child", link->ops->name, "bytes", CS_NUM(len), NULL);
+        return;
+    case CS_LINE_NO_MEM:
+        pthread_mutex_lock(&link->mutex);
+        lose_line(link);
+        pthread_mutex_unlock(&link->mutex);
+        cs_log(CS_LOG_ERROR, "codex_no_memory", "child", link->ops->name, "bytes", CS_NUM(len),
+               NULL);
         return;
     case CS_LINE_REQUEST:
         cs_log(CS_LOG_DEBUG, "codex_request", "method", line.method, NULL);

@@ -21,6 +21,7 @@
 enum cs_line_kind {
     CS_LINE_NOISE,   /* not an object: start-up chatter */
     CS_LINE_BAD,     /* meant as an object, and not readable or not JSON-RPC */
+    CS_LINE_NO_MEM,  /* could not be read for want of memory */
     CS_LINE_REPLY,   /* id, and result or error */
     CS_LINE_NOTICE,  /* method, no id */
     CS_LINE_REQUEST, /* method and id: Codex wants an answer */
@@ -73,6 +74,7 @@ enum cs_link_message {
     CS_IN_READY,       /* the child can be used */
     CS_IN_REPLY,       /* json: the reply to the turn's call */
     CS_IN_NOTICE,      /* json: a notification of the turn's */
+    CS_IN_NO_MEM,      /* a message that may have been the turn's was lost */
     CS_IN_DIED,        /* text: a sentence */
     CS_IN_TOO_LARGE,   /* text: a sentence; the child died of too long a line */
     CS_IN_UNAVAILABLE, /* text: a sentence; no child could be started */
@@ -166,6 +168,7 @@ CS_MUST_USE enum cs_status cs_link_call(struct cs_link *link, struct cs_link_tur
                                         const struct cs_buf *line, struct cs_err *err);
 /** Send a line whose reply nobody waits for; best effort. */
 void cs_link_send(struct cs_link *link, const struct cs_buf *line);
+void cs_link_send_text(struct cs_link *link, const char *line);
 /** Whether the turn can call now. */
 bool cs_link_live(const struct cs_link *link, const struct cs_link_turn *node);
 /** The turn whose call @id waits for its reply, or NULL. */

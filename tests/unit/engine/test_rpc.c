@@ -1,0 +1,438 @@
+/* Lines, and the link over children moved by hand. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "cs/base/log.h"
+#include "rpc.h"
+#include "fault.h"
+#include "hand_process.h"
+
+/* Lines. */
+
+static struct cs_codex_line line;
+static char line_text[1024];
+
+static int forget_line(void **state)
+{
+    (void)state;
+    cs_json_free(line.json);
+    line.json = NULL;
+    return 0;
+}
+
+static enum cs_line_kind read_line(const char *text)
+{
+    forget_line(NULL);
+    snprintf(line_text, sizeof(line_text), "%s", text);
+    cs_codex_line(line_text, strlen(line_text), &line);
+    return line.kind;
+}
+
+static void a_line_that_is_no_object_is_noise(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"",       " ", "warming up", "[1]",
+                                        "\"{}\"", "3", "null",       "\t[{}]"};
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        assert_int_equal(read_line(lines[i]), CS_LINE_NOISE);
+        assert_null(line.json);
+    }
+}
+
+static void an_object_that_is_no_message_is_bad(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"{",
+                                        "{}",
+                                        "{\"id\":null}",
+                                        "{\"id\":1.5}",
+                                        "{\"id\":{}}",
+                                        "{\"id\":1}}",
+                                        "{\"method\":1}",
+                                        "{\"method\":\"a\",\"method\":\"b\"}",
+                                        "{\"id\":1,\"result\":\"\xff\"}"};
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        assert_int_equal(read_line(lines[i]), CS_LINE_BAD);
+        assert_null(line.json);
+    }
+}
+
+static void an_object_too_deep_is_bad(void **state)
+{
+    (void)state;
+    char text[1024];
+    size_t len = 0;
+    len += (size_t)snprintf(text, sizeof(text), "{\"method\":\"m\",\"params\":");
+    memset(text + len, '[', 100);
+    memset(text + len + 100, ']', 100);
+    strcpy(text + len + 200, "}");
+    assert_int_equal(read_line(text), CS_LINE_BAD);
+}
+
+static void a_reply_has_our_id_and_a_result_or_an_error(void **state)
+{
+    (void)state;
+    assert_int_equal(read_line("{\"id\":7,\"result\":{\"a\":1}}"), CS_LINE_REPLY);
+    assert_int_equal(line.call, 7);
+    assert_string_equal(line.method, "");
+    assert_int_equal(cs_json_int(cs_json_get(line.result, "a"), 0), 1);
+    assert_null(line.error);
+    assert_int_equal(
+        read_line(" {\"id\":8,\"error\":{\"code\":-1,\"message\":\"no\"},\"result\":null}"),
+        CS_LINE_REPLY);
+    assert_string_equal(cs_json_get_string(line.error, "message"), "no");
+    assert_int_equal(read_line("{\"id\":8,\"error\":null,\"result\":{}}"), CS_LINE_REPLY);
+    assert_null(line.error);
+    assert_int_equal(read_line("{\"id\":\"8\",\"result\":{}}"), CS_LINE_REPLY);
+    assert_int_equal(line.call, -1);
+}
+
+static void a_method_without_an_id_is_a_notice_and_with_one_a_request(void **state)
+{
+    (void)state;
+    assert_int_equal(read_line("{\"method\":\"m\",\"params\":{\"p\":2}}"), CS_LINE_NOTICE);
+    assert_string_equal(line.method, "m");
+    assert_int_equal(cs_json_int(cs_json_get(line.params, "p"), 0), 2);
+    assert_int_equal(read_line("{\"method\":\"m\",\"id\":null}"), CS_LINE_NOTICE);
+    assert_int_equal(read_line("{\"method\":\"m\",\"id\":0}"), CS_LINE_REQUEST);
+    assert_int_equal(read_line("{\"method\":\"m\",\"id\":\"x\"}"), CS_LINE_REQUEST);
+    assert_string_equal(cs_json_string(line.id, NULL), "x");
+}
+
+static void an_escaped_nul_is_replaced_and_an_escaped_backslash_is_not(void **state)
+{
+    (void)state;
+    assert_int_equal(read_line("{\"method\":\"a\\u0000b\\\\u0000c\\\\\\u0000\"}"), CS_LINE_NOTICE);
+    assert_string_equal(line.method, "a\xef\xbf\xbd"
+                                     "b\\u0000c\\\xef\xbf\xbd");
+    assert_int_equal(read_line("{\"method\":\"\\u0000"), CS_LINE_BAD);
+    assert_int_equal(read_line("{\\"), CS_LINE_BAD);
+}
+
+static void a_line_read_without_memory_says_so(void **state)
+{
+    (void)state;
+    forget_line(NULL);
+    strcpy(line_text, "{\"method\":\"m\",\"params\":{}}");
+    fault_arm(1);
+    cs_codex_line(line_text, strlen(line_text), &line);
+    if (fault_disarm()) {
+        assert_int_equal(line.kind, CS_LINE_NO_MEM);
+        assert_null(line.json);
+    }
+}
+
+/* The whole engine over children moved by hand. */
+
+static struct cs_engine *engine;
+static struct cs_engine_turn *turn;
+static struct cs_engine_event event;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct cs_engine_options options = {.instance = "x", .max_line = 1048576, .version = "1"};
+    cs_log_set_level(CS_LOG_ERROR);
+    hand_refuse = false;
+    hand_spawned = 0;
+    return cs_engine_new(&options, &engine, NULL) == CS_OK ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    cs_engine_turn_free(turn);
+    turn = NULL;
+    cs_engine_free(engine, cs_mono_ms());
+    engine = NULL;
+    return 0;
+}
+
+static void begin(const char *thread)
+{
+    static const char prompt[] = "hello";
+    struct cs_engine_request request = {
+        .prompt = prompt,
+        .prompt_len = sizeof(prompt) - 1,
+        .cwd = "/tmp",
+        .sandbox = "read-only",
+        .thread_id = thread,
+        .total_input = -1,
+        .total_cached = -1,
+        .total_output = -1,
+    };
+    assert_int_equal(cs_engine_turn_start(engine, &request, &turn, NULL), CS_OK);
+}
+
+/* The next event's type, or -1 for none within @ms. */
+static int next(int64_t ms)
+{
+    return cs_engine_turn_next(turn, cs_mono_ms() + ms, &event, NULL) == CS_OK ? (int)event.type
+                                                                               : -1;
+}
+
+/* The turn's first child, with its handshake done. */
+static struct cs_process *shaken(void)
+{
+    assert_int_equal(next(0), -1);
+    struct cs_process *child = hand_await("initialize");
+    assert_non_null(child);
+    free(hand_take(child));
+    hand_say(child, "{\"id\":1,\"result\":{\"userAgent\":\"x\"}}");
+    return child;
+}
+
+/* What was written holds the words. */
+static void assert_sent(struct cs_process *child, const char *words)
+{
+    char *text = hand_take(child);
+    if (!text || !strstr(text, words)) {
+        fail_msg("no %s in: %s", words, text ? text : "(nothing)");
+    }
+    free(text);
+}
+
+static void assert_done(enum cs_status status, const char *code)
+{
+    int type;
+    while ((type = next(10000)) != CS_EVENT_DONE) {
+        assert_int_not_equal(type, -1);
+    }
+    assert_int_equal(event.error.status, status);
+    if (code) {
+        assert_string_equal(event.error.code, code);
+    }
+}
+
+static void no_child_is_started_before_the_first_turn(void **state)
+{
+    (void)state;
+    usleep(20000);
+    assert_int_equal(hand_spawned, 0);
+    begin(NULL);
+    usleep(20000);
+    assert_int_equal(hand_spawned, 0); /* its owner has not asked for an event yet */
+    assert_int_equal(next(0), -1);
+    assert_non_null(hand_await("initialize"));
+    assert_int_equal(hand_spawned, 1);
+}
+
+static void the_handshake_comes_before_all_else(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken();
+    assert_sent(child, "{\"method\":\"initialized\"}\n");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "\"id\":2,\"method\":\"thread/start\"");
+}
+
+static void a_handshake_without_end_is_bounded(void **state)
+{
+    (void)state;
+    begin(NULL);
+    ((struct cs_link *)turn->driver)->handshake_ms = 50; /* the link is the driver's first member */
+    assert_done(CS_UNAVAILABLE, "codex_unavailable");
+    assert_non_null(strstr(event.error.msg, "in 50 ms"));
+    assert_true(hand_await(NULL)->stopped);
+}
+
+static void a_child_that_cannot_be_started_is_unavailable(void **state)
+{
+    (void)state;
+    hand_refuse = true;
+    begin(NULL);
+    assert_done(CS_UNAVAILABLE, "codex_unavailable");
+    assert_non_null(strstr(event.error.msg, "no children today"));
+}
+
+static void a_reply_to_nobody_is_ignored(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    free(hand_take(child));
+    hand_say(child, "{\"id\":1,\"result\":{\"userAgent\":\"again\"}}");
+    hand_say(child, "{\"id\":0,\"result\":{}}");
+    hand_say(child, "{\"id\":-2,\"result\":{}}");
+    hand_say(child, "{\"id\":1026,\"error\":{}}"); /* in the same bucket as 2 */
+    hand_say(child, "{\"id\":\"2\",\"error\":{}}");
+    assert_int_equal(next(0), -1);
+    assert_null(hand_take(child));
+}
+
+static void a_reply_without_a_thread_is_a_protocol_error(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{}}}");
+    assert_done(CS_UPSTREAM, "codex_protocol");
+}
+
+static void a_resumed_thread_of_another_id_is_not_used(void **state)
+{
+    (void)state;
+    begin("wanted");
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "thread/resume");
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{\"id\":\"other\"}}}");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "\"thread/start\"");
+}
+
+static void a_thread_that_runs_elsewhere_is_not_used(void **state)
+{
+    (void)state;
+    begin("wanted");
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    free(hand_take(child));
+    hand_say(
+        child,
+        "{\"id\":2,\"result\":{\"thread\":{\"id\":\"wanted\",\"status\":{\"type\":\"active\"}}}}");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "\"thread/start\"");
+}
+
+static void what_an_old_child_said_does_not_reach_the_new_one(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken(); /* the turn has not looked at its inbox */
+    hand_end(child, 9, false, "ouch");
+    usleep(1000);
+    assert_int_equal(next(0), -1); /* ready and died, in this order: begin again */
+    child = hand_await("initialize");
+    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
+        usleep(100);
+    }
+    assert_int_equal(hand_spawned, 2);
+    child = hand_await("initialize");
+    char *text = hand_take(child);
+    assert_null(strstr(text, "\"thread/start\""));
+    free(text);
+}
+
+static void a_closed_thread_is_loaded_again(void **state)
+{
+    (void)state;
+    begin("t");
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "thread/resume");
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"}}}");
+    assert_int_equal(next(0), CS_EVENT_THREAD);
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "turn/start");
+    hand_say(child, "{\"id\":3,\"error\":{\"code\":-32600,\"message\":\"thread not found: t\"}}");
+    assert_done(CS_UPSTREAM, "codex_error"); /* it was just resumed */
+    cs_engine_turn_free(turn);
+    begin("t");
+    assert_int_equal(next(0), CS_EVENT_THREAD);
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "turn/start");
+    hand_say(child, "{\"id\":4,\"error\":{\"code\":-32600,\"message\":\"thread not found: t\"}}");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "thread/resume");
+}
+
+/* Take the events that come within @ms; whether the last one was among them. */
+static bool drain(struct cs_engine_turn *one, int64_t ms)
+{
+    struct cs_engine_event got;
+    int64_t deadline = cs_mono_ms() + ms;
+    while (cs_engine_turn_next(one, deadline, &got, NULL) == CS_OK) {
+        if (got.type == CS_EVENT_DONE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A whole turn, answered by hand; ends in any way, but ends. */
+static void whole_turn(void *arg)
+{
+    (void)arg;
+    static const char *const replies[] = {
+        "{\"id\":1,\"result\":{\"userAgent\":\"x\"}}",
+        "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"},\"model\":\"m\",\"sandbox\":{\"type\":"
+        "\"readOnly\"}}}",
+        "{\"id\":3,\"result\":{\"turn\":{\"id\":\"u\"}}}",
+        "{\"method\":\"item/agentMessage/"
+        "delta\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"delta\":\"hi\"}}",
+        "{\"method\":\"item/completed\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"item\":"
+        "{\"type\":\"agentMessage\",\"text\":\"hi\"}}}",
+        "{\"method\":\"thread/tokenUsage/"
+        "updated\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"tokenUsage\":"
+        "{\"total\":{\"inputTokens\":3},\"last\":{\"inputTokens\":3}}}}",
+        "{\"method\":\"turn/"
+        "completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\",\"status\":"
+        "\"completed\"}}}",
+    };
+    struct cs_engine_options options = {.instance = "x", .max_line = 1048576, .version = "1"};
+    struct cs_engine_request request = {
+        .prompt = "hello", .prompt_len = 5, .cwd = "/", .sandbox = "read-only"};
+    struct cs_engine *one = NULL;
+    struct cs_engine_turn *mine = NULL;
+    if (cs_engine_new(&options, &one, NULL) != CS_OK) {
+        return;
+    }
+    if (cs_engine_turn_start(one, &request, &mine, NULL) == CS_OK) {
+        bool done = drain(mine, 0);
+        for (int i = 0; i < 1000 && !done && !hand_last; i++) {
+            done = drain(mine, 1);
+        }
+        for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]) && !done && hand_last; i++) {
+            hand_say(hand_last, replies[i]);
+            done = drain(mine, 0);
+        }
+        done = done || drain(mine, 1000);
+        assert_true(done);
+        cs_engine_turn_free(mine);
+    }
+    cs_engine_free(one, cs_mono_ms());
+}
+
+static void any_one_allocation_may_fail(void **state)
+{
+    (void)state;
+    cs_log_set_level(CS_LOG_ERROR + 1);
+    long failures = fault_sweep(whole_turn, NULL);
+    assert_true(failures > 20);
+}
+
+#define LINE(name) cmocka_unit_test_teardown(name, forget_line)
+#define LINK(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        LINE(a_line_that_is_no_object_is_noise),
+        LINE(an_object_that_is_no_message_is_bad),
+        LINE(an_object_too_deep_is_bad),
+        LINE(a_reply_has_our_id_and_a_result_or_an_error),
+        LINE(a_method_without_an_id_is_a_notice_and_with_one_a_request),
+        LINE(an_escaped_nul_is_replaced_and_an_escaped_backslash_is_not),
+        LINE(a_line_read_without_memory_says_so),
+        LINK(no_child_is_started_before_the_first_turn),
+        LINK(the_handshake_comes_before_all_else),
+        LINK(a_handshake_without_end_is_bounded),
+        LINK(a_child_that_cannot_be_started_is_unavailable),
+        LINK(a_reply_to_nobody_is_ignored),
+        LINK(a_reply_without_a_thread_is_a_protocol_error),
+        LINK(a_resumed_thread_of_another_id_is_not_used),
+        LINK(a_thread_that_runs_elsewhere_is_not_used),
+        LINK(what_an_old_child_said_does_not_reach_the_new_one),
+        LINK(a_closed_thread_is_loaded_again),
+        cmocka_unit_test(any_one_allocation_may_fail),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
