@@ -119,11 +119,10 @@ enum cs_status cs_store_verify(const char *dir, struct cs_buf *out, struct cs_er
     struct report report = {.out = out};
     struct cs_err why = {.status = CS_OK};
     struct cs_db *db = NULL;
-    enum cs_status status = cs_db_open_dir(dir, &db, err);
+    enum cs_status status = cs_db_open_dir(dir, &db, &why);
 
-    if (status != CS_OK)
-        return status;
-    status = check_all(db, &report, &why);
+    if (status == CS_OK)
+        status = check_all(db, &report, &why);
     cs_db_close(db);
     if (status == CS_CORRUPT)
         add(&report, why.msg);

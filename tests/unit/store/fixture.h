@@ -212,4 +212,18 @@ static inline char *history(struct fixture *f, int64_t session, unsigned limit, 
     return text;
 }
 
+/* No damage, no hole, every hash right. */
+static inline void assert_sound(struct fixture *f)
+{
+    struct cs_err err = {.status = CS_OK};
+    struct cs_buf report;
+    enum cs_status status;
+
+    cs_buf_init(&report, 1 << 20);
+    status = cs_store_verify(f->dir, &report, &err);
+    if (status != CS_OK)
+        fail_msg("%s: %s", err.msg, report.data != NULL ? report.data : "");
+    cs_buf_fini(&report);
+}
+
 #endif
