@@ -210,7 +210,9 @@ static bool has_command(const char *help, const char *word)
     size_t len = strlen(word);
     const char *line = strstr(help, "Commands:");
 
-    while (line != NULL && (line = strchr(line, '\n')) != NULL) {
+    if (line == NULL)
+        return false;
+    while ((line = strchr(line, '\n')) != NULL) {
         line++;
         if (*line == '\n' || *line == '\0')
             break; /* the list ends with an empty line */

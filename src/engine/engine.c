@@ -173,7 +173,7 @@ void cs_engine_free(struct cs_engine *engine, int64_t deadline)
 {
     if (engine == NULL)
         return;
-    for (int i = 0; i < KINDS; i++)
+    for (int i = CS_ENGINE_APP_SERVER; i < KINDS; i++)
         if (engine->drivers[i] != NULL)
             drivers[i]->destroy(engine->drivers[i], deadline);
     cs_spawner_free(engine->spawner, deadline);

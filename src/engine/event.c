@@ -9,6 +9,8 @@
 
 enum {
     INBOX_MAX = 8 * 1024 * 1024,
+    INBOX_HARD_MAX = 256 * 1024 * 1024, /* what may not be dropped, neither */
+    SAID_MAX = 64 * 1024,
     CANCEL_MS = 3000,     /* for Codex to obey */
     PREAMBLE_MIN = 5,     /* messages, whatever the budget */
     PROMPT_MAX = 1000000, /* bytes; Codex takes 1,048,576 characters */
@@ -62,7 +64,7 @@ void cs_turn_push(struct cs_engine_turn *turn, int kind, struct cs_json *json, c
                   size_t cost, bool droppable)
 {
     struct cs_message_in *message = calloc(1, sizeof *message);
-    bool kept;
+    bool kept, flood;
 
     if (message == NULL) {
         cs_json_free(json);
@@ -71,7 +73,9 @@ void cs_turn_push(struct cs_engine_turn *turn, int kind, struct cs_json *json, c
         *message = (struct cs_message_in){.kind = kind, .json = json, .text = text, .cost = cost};
     }
     pthread_mutex_lock(&turn->mutex);
-    kept = message != NULL && (!droppable || turn->inbox_bytes + cost <= INBOX_MAX);
+    flood = turn->inbox_bytes + cost > INBOX_HARD_MAX;
+    turn->flooded = turn->flooded || flood;
+    kept = message != NULL && !flood && (!droppable || turn->inbox_bytes + cost <= INBOX_MAX);
     if (kept) {
         *turn->tail = message;
         turn->tail = &message->next;
@@ -150,6 +154,24 @@ static bool is_cancelled(struct cs_engine_turn *turn)
     return cancelled;
 }
 
+/* Record what Codex said. It passes on some replies of the model's server as they came, in JSON:
+ * take the sentence out of those. */
+static void set_upstream(struct cs_err *err, const char *code, const char *said)
+{
+    struct cs_json *json = NULL;
+    const char *sentence = NULL;
+
+    if (said[0] == '{' && cs_json_parse(said, strlen(said), SAID_MAX, &json, NULL) == CS_OK) {
+        sentence = cs_json_string(cs_json_path(json, "error", "message", NULL), NULL);
+        if (sentence == NULL)
+            sentence = cs_json_get_string(json, "detail");
+        if (sentence == NULL)
+            sentence = cs_json_get_string(json, "message");
+    }
+    (void)cs_err_set(err, CS_UPSTREAM, code, "%s", sentence != NULL ? sentence : said);
+    cs_json_free(json);
+}
+
 void cs_turn_emit_done(struct cs_engine_turn *turn, enum cs_status status, const char *code,
                        const char *sentence)
 {
@@ -160,6 +182,8 @@ void cs_turn_emit_done(struct cs_engine_turn *turn, enum cs_status status, const
     turn->done = true;
     if (status != CS_OK && is_cancelled(turn)) /* whatever Codex calls it */
         (void)cs_err_set(&event->error, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
+    else if (status == CS_UPSTREAM)
+        set_upstream(&event->error, code, sentence);
     else if (status != CS_OK)
         (void)cs_err_set(&event->error, status, code, "%s", sentence);
 }
@@ -184,7 +208,7 @@ static bool take_event(struct cs_engine_turn *turn, struct cs_engine_event *out_
     return true;
 }
 
-enum wake { WAKE_MESSAGE, WAKE_CANCEL, WAKE_GIVE_UP, WAKE_NO_MEM, WAKE_TIMEOUT };
+enum wake { WAKE_MESSAGE, WAKE_CANCEL, WAKE_GIVE_UP, WAKE_NO_MEM, WAKE_FLOOD, WAKE_TIMEOUT };
 
 /* Wait for something to do. With WAKE_MESSAGE the caller owns *out_message. */
 static enum wake await(struct cs_engine_turn *turn, int64_t deadline,
@@ -199,6 +223,8 @@ static enum wake await(struct cs_engine_turn *turn, int64_t deadline,
 
         if (turn->no_mem) {
             wake = WAKE_NO_MEM;
+        } else if (turn->flooded) {
+            wake = WAKE_FLOOD;
         } else if (turn->cancelled && !turn->cancel_sent) {
             turn->cancel_sent = true;
             wake = WAKE_CANCEL;
@@ -253,6 +279,10 @@ static bool advance(struct cs_engine_turn *turn, int64_t deadline)
     case WAKE_NO_MEM:
         turn->done = true;
         turn->out_of_memory = true;
+        return true;
+    case WAKE_FLOOD:
+        cs_turn_emit_done(turn, CS_UPSTREAM, "reply_too_large",
+                          "Codex says more than can be taken in");
         return true;
     case WAKE_TIMEOUT:
         break;
@@ -324,20 +354,22 @@ static void add_item(struct cs_buf *out, const struct cs_engine_item *item, size
 void cs_preamble(const struct cs_engine_item *items, size_t count, int64_t budget,
                  const struct cs_engine_request *request, struct cs_buf *out)
 {
-    size_t own = request->prompt_len + request->context_len, first = count, used = 0, max;
+    size_t own = request->prompt_len + request->context_len, first = count, used = 0;
     size_t room = own < PROMPT_MAX ? PROMPT_MAX - own : 0;
 
     while (first > 0 && (count - first < PREAMBLE_MIN ||
                          used + items[first - 1].len <= (size_t)(budget > 0 ? budget : 0)))
         used += items[--first].len;
-    max = used <= room || count == first ? SIZE_MAX : room / (count - first);
     if (count > 0) {
+        size_t max = used <= room ? SIZE_MAX : room / (count - first);
+
         cs_buf_adds(out, "This conversation began earlier. Its transcript follows");
         if (first > 0)
             cs_buf_addf(out, ", without the oldest %zu messages", first);
         cs_buf_adds(out, ". Go on from it and answer the new message at the end.\n\n");
         for (size_t i = first; i < count; i++)
-            add_item(out, &items[i], max);
+            if (items[i].len > 0)
+                add_item(out, &items[i], max);
         cs_buf_adds(out, "[new message of the user]\n");
     }
     if (request->context_len > 0) {

@@ -20,6 +20,8 @@
 /* The low bits of a message's kind; above them stands the number of the run. */
 enum message { MESSAGE_LINE, MESSAGE_BAD_LINE, MESSAGE_EXIT, MESSAGE_TOO_LONG, MESSAGE_KINDS };
 
+enum { PROMPT_MAX = 64 * 1024 * 1024 };
+
 struct cs_driver {
     struct cs_engine *engine;
 };
@@ -221,7 +223,7 @@ static void start(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct cs_err err = {0};
     enum cs_status rc = CS_OK;
 
-    cs_buf_init(&prompt, 64 * 1024 * 1024);
+    cs_buf_init(&prompt, PROMPT_MAX);
     state->reached = "resumed";
     if (state->thread_id[0] == '\0') {
         if (request->history != NULL)
@@ -299,14 +301,15 @@ static void on_thread_started(struct cs_driver *driver, struct cs_engine_turn *t
 static void on_item(struct cs_engine_turn *turn, const struct cs_json *item)
 {
     struct state *state = turn->state;
-    const char *type = cs_json_get_string(item, "type"), *text;
+    const char *type = cs_json_get_string(item, "type");
     struct cs_buf json;
-    size_t len;
 
     if (type == NULL)
         return;
     if (strcmp(type, "agent_message") == 0) {
-        text = cs_json_string(cs_json_get(item, "text"), &len);
+        size_t len = 0;
+        const char *text = cs_json_string(cs_json_get(item, "text"), &len);
+
         if (text == NULL)
             return;
         state->answered = true;

@@ -478,14 +478,14 @@ static struct cs_process *process_new(struct cs_spawner *spawner,
     process->max_line = (size_t)spec->max_line;
     process->in = process->out = process->errors = process->pidfd = -1;
     process->kill_at = CS_NEVER;
-    cs_buf_init(&process->lines, process->max_line + 2 * READ_STEP);
-    cs_buf_init(&process->tail, 3 * TAIL_MAX);
-    cs_buf_init(&process->queue, 3 * QUEUE_MAX);
+    cs_buf_init(&process->lines, process->max_line + (size_t)2 * READ_STEP);
+    cs_buf_init(&process->tail, (size_t)3 * TAIL_MAX);
+    cs_buf_init(&process->queue, (size_t)3 * QUEUE_MAX);
     pthread_mutex_init(&process->mutex, NULL);
     process->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     process->sweep = calloc(1, sizeof *process->sweep);
     if (cs_cond_init(&process->ending, NULL) == CS_OK && process->wake >= 0 &&
-        process->sweep != NULL && cs_buf_reserve(&process->tail, 2 * TAIL_MAX) != NULL)
+        process->sweep != NULL && cs_buf_reserve(&process->tail, (size_t)2 * TAIL_MAX) != NULL)
         return process;
     process_destroy(process);
     return NULL;
@@ -499,7 +499,7 @@ static enum cs_status open_pipes(struct cs_process *process, struct cs_spawn *sp
     int *theirs[] = {&spawn->in, &spawn->out, &spawn->errors};
 
     for (int i = 0; i < 3; i++) {
-        int fds[2];
+        int fds[2] = {-1, -1};
         enum cs_status rc = make_pipe(fds, err);
 
         if (rc != CS_OK)

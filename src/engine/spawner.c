@@ -66,7 +66,19 @@ static void reset_signals(void)
     for (int sig = 1; sig < NSIG; sig++)
         sigaction(sig, &by_default, NULL);
     sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Let exec close what is not 0-2. Every descriptor of ours is close-on-exec already; this is for
+ * those of libraries. */
+static void close_others(void)
+{
+    enum { OLD_KERNEL_MAX = 65536 };
+
+    if (syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC) == 0)
+        return;
+    for (int fd = 3; fd < OLD_KERNEL_MAX; fd++) /* before Linux 5.11 */
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 /* The child until exec. It may share our memory: system calls only, and nothing of ours is changed.
@@ -85,8 +97,7 @@ static int child_main(void *arg)
     failure.step = STEP_DUP;
     if (dup2(spawn->in, 0) < 0 || dup2(spawn->out, 1) < 0 || dup2(spawn->errors, 2) < 0)
         goto fail;
-    /* Every descriptor of ours is close-on-exec already; this is for those of libraries. */
-    syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+    close_others();
     failure.step = STEP_CHDIR;
     if (chdir(spawn->cwd) != 0)
         goto fail;

@@ -119,7 +119,7 @@ static bool scan(struct table *table)
     }
     if (dir != NULL)
         closedir(dir);
-    if (ok)
+    if (ok && table->count > 0)
         qsort(table->rows, table->count, sizeof *table->rows, by_pid);
     return ok;
 }

@@ -164,6 +164,49 @@ static void over_the_cap_only_droppable_messages_are_lost(void **state)
     cs_engine_turn_free(turn);
 }
 
+static void a_flood_of_what_cannot_be_dropped_fails_the_turn(void **state)
+{
+    enum { MIB = 1024 * 1024 };
+    struct cs_driver driver = {.on_step = echo_step};
+    struct cs_engine_turn *turn = new_turn(&driver);
+    struct cs_engine_event event;
+
+    (void)state;
+    for (int i = 0; i < 9; i++)
+        cs_turn_push(turn, 0, NULL, strdup("big"), 32 * MIB, false);
+    assert_int_equal(turn->inbox_bytes, 256 * MIB);
+    assert_int_equal(next(turn, 0, &event), CS_OK);
+    assert_int_equal(next(turn, 0, &event), CS_OK);
+    assert_int_equal(event.type, CS_EVENT_DONE);
+    assert_string_equal(event.error.code, "reply_too_large");
+    cs_engine_turn_free(turn);
+}
+
+static void a_reply_of_the_server_is_reduced_to_its_sentence(void **state)
+{
+    static const char *const cases[][2] = {
+        {"{\"error\": {\"message\": \"No such thing.\", \"code\": 1}}", "No such thing."},
+        {"{\"detail\": \"Not supported\"}", "Not supported"},
+        {"{\"message\": \"Said\"}", "Said"},
+        {"{\"other\": 1}", "{\"other\": 1}"},
+        {"{broken", "{broken"},
+        {"plain", "plain"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct cs_driver driver = {0};
+        struct cs_engine_turn *turn = new_turn(&driver);
+        struct cs_engine_event event;
+
+        turn->begun = true;
+        cs_turn_emit_done(turn, CS_UPSTREAM, "codex_error", cases[i][0]);
+        assert_int_equal(next(turn, 0, &event), CS_OK);
+        assert_string_equal(event.error.msg, cases[i][1]);
+        cs_engine_turn_free(turn);
+    }
+}
+
 static void a_turn_that_codex_does_not_stop_is_given_up_after_three_seconds(void **state)
 {
     struct cs_driver driver = {.on_step = echo_step};
@@ -403,6 +446,8 @@ int main(void)
         cmocka_unit_test(a_deadline_passes_and_the_turn_goes_on),
         cmocka_unit_test(a_message_of_another_thread_wakes_the_owner),
         cmocka_unit_test(over_the_cap_only_droppable_messages_are_lost),
+        cmocka_unit_test(a_flood_of_what_cannot_be_dropped_fails_the_turn),
+        cmocka_unit_test(a_reply_of_the_server_is_reduced_to_its_sentence),
         cmocka_unit_test(a_turn_that_codex_does_not_stop_is_given_up_after_three_seconds),
         cmocka_unit_test(after_a_cancel_any_failure_counts_as_cancelled),
         cmocka_unit_test(a_turn_that_ended_well_in_spite_of_a_cancel_is_well),
