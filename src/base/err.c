@@ -36,7 +36,7 @@ const char *cs_status_name(enum cs_status status)
     case CS_UPSTREAM:
         return "upstream";
     case CS_FULL:
-        return "full";
+        return "disk_full";
     case CS_CORRUPT:
         return "corrupt";
     case CS_NO_MEM:

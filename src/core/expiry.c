@@ -16,7 +16,15 @@
 #define LEAST_MS   1000  /* between two sweeps */
 #define FAILED_MS  30000 /* after a sweep that failed */
 #define DAY_MS     INT64_C(86400000)
+#define GRACE_MS   DAY_MS /* what jumped ahead is left out of sweeps for so long */
 #define STACK_SIZE 131072
+
+/* What a look at the clocks told. */
+struct cs_clock_state {
+    int64_t jump_wall;  /* wall ms just after the last jump; INT64_MIN: there was none */
+    int64_t since_jump; /* real ms since then */
+    int64_t ahead;      /* as in struct cs_clock_watch */
+};
 
 static int64_t boot_ms(void)
 {
@@ -31,33 +39,43 @@ void cs_clock_watch_init(struct cs_clock_watch *watch)
     pthread_mutex_init(&watch->mutex, NULL);
     watch->wall = cs_clock_ms();
     watch->boot = boot_ms();
+    watch->jump_wall = INT64_MIN;
 }
 
-/* The wall clock, and into *@out_jumped what it jumped since a session used at @used. A clock that
- * jumps a day ahead must not end every session at once. */
-static int64_t look(struct cs_clock_watch *watch, int64_t used, int64_t *out_jumped)
+/* Look at both clocks. Returns the wall time. */
+static int64_t look(struct cs_clock_watch *watch, struct cs_clock_state *out_now)
 {
     int64_t wall = cs_clock_ms(), boot = boot_ms(), difference;
 
     pthread_mutex_lock(&watch->mutex);
     difference = (wall - watch->wall) - (boot - watch->boot);
+    if (watch->ahead > 0 && boot - watch->jump_boot >= GRACE_MS)
+        watch->ahead = 0;
     if (difference > JUMP_MS || difference < -JUMP_MS) {
-        watch->before = watch->wall;
-        watch->jumped += difference;
+        watch->jump_wall = wall;
+        watch->jump_boot = boot;
+        watch->ahead += difference > 0 ? difference : 0;
     }
     watch->wall = wall;
     watch->boot = boot;
-    *out_jumped = used <= watch->before && watch->jumped > 0 ? watch->jumped : 0;
+    out_now->since_jump = boot - watch->jump_boot;
+    out_now->jump_wall = watch->jump_wall;
+    out_now->ahead = watch->ahead;
     pthread_mutex_unlock(&watch->mutex);
     return wall;
 }
 
+/* A clock that jumps a day ahead, or back and ahead again, must not end every session at once: one
+ * that was used before the jump has its whole time anew from there, by the clock that cannot
+ * jump. */
 bool cs_expired(struct cs_core *core, int64_t last_used_at, int64_t expires_at)
 {
-    int64_t jumped;
-    int64_t now = look(&core->clock, last_used_at, &jumped);
+    struct cs_clock_state now;
+    int64_t wall = look(&core->clock, &now);
 
-    return expires_at != 0 && expires_at <= now - jumped;
+    if (expires_at == 0 || expires_at > wall)
+        return false;
+    return last_used_at >= now.jump_wall || now.since_jump >= expires_at - last_used_at;
 }
 
 /* What is due at this moment. */
@@ -122,21 +140,25 @@ static enum cs_status sweep_once(struct cs_core *core, int64_t *out_cleaned, int
 {
     const struct cs_config *config = cs_core_config(core);
     struct sweep sweep = {.core = core};
-    int64_t jumped, wall = look(&core->clock, INT64_MIN, &jumped), expired = 0, purged = 0,
-                    none = 0;
+    struct cs_clock_state clock;
+    int64_t wall = look(&core->clock, &clock), expired = 0, purged = 0, none = 0;
     enum cs_status rc;
 
-    sweep.now = wall - jumped;
-    sweep.purge_until = wall - config->archive_days * DAY_MS;
-    sweep.oldest_key = wall - config->idempotency_hours * 3600000;
+    /* Late by what jumped is harmless: cs_expired() decides what clients see. */
+    sweep.now = wall - clock.ahead;
+    sweep.purge_until = sweep.now - config->archive_days * DAY_MS;
+    sweep.oldest_key = sweep.now - config->idempotency_hours * 3600000;
     rc = repeat(&sweep, apply_expire, &expired, err);
-    *out_next = later(sweep.next, jumped);
+    *out_next = sweep.next;
     if (rc == CS_OK)
         rc = repeat(&sweep, apply_purge, &purged, err);
     *out_next = least(*out_next, later(sweep.next, config->archive_days * DAY_MS));
     if (rc == CS_OK)
         rc = repeat(&sweep, apply_keys, &none, err);
     *out_next = least(*out_next, later(sweep.next, config->idempotency_hours * 3600000));
+    *out_next = later(*out_next, clock.ahead);
+    if (clock.ahead > 0)
+        *out_next = least(*out_next, wall + GRACE_MS - clock.since_jump);
     if (expired + purged > 0) {
         cs_history_forget_all(core);
         cs_log(CS_LOG_INFO, "sweep", "expired", CS_NUM(expired), "purged", CS_NUM(purged), NULL);

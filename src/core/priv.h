@@ -56,12 +56,12 @@ struct cs_turn {
 
 struct cs_history_cache;
 
-/** How far the wall clock has been seen to jump against the time since boot (expiry.c). */
+/** Jumps of the wall clock against the time since boot, as far as they were seen (expiry.c). */
 struct cs_clock_watch {
     pthread_mutex_t mutex;
-    int64_t wall, boot; /* ms, at the last look */
-    int64_t before;     /* wall ms just before the last jump */
-    int64_t jumped;     /* sum of the jumps seen, ms */
+    int64_t wall, boot;           /* ms, at the last look */
+    int64_t jump_wall, jump_boot; /* the same just after the last jump; INT64_MIN, 0: none */
+    int64_t ahead;                /* ms, sum of the jumps ahead of the last day */
 };
 
 struct cs_core {
