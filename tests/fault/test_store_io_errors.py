@@ -28,7 +28,7 @@ def names(done, verb):
     return [line.split() for line in done.stdout.splitlines() if line.startswith(verb)]
 
 
-@pytest.mark.parametrize("errno,word", [(EIO, "io"), (ENOSPC, "full")])
+@pytest.mark.parametrize("errno,word", [(EIO, "io"), (ENOSPC, "disk_full")])
 def test_each_single_failure_costs_only_what_it_hit(programs, ram, long, errno, word):
     """From the first change of an empty folder on, each one fails once."""
     opened = refused = 0
