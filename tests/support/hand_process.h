@@ -140,8 +140,11 @@ bool cs_process_wait(struct cs_process *process, int64_t deadline)
 static inline void hand_end(struct cs_process *process, int wait_status, bool too_long,
                             const char *errors)
 {
-    if (!process->ended) {
-        process->ended = true;
+    pthread_mutex_lock(&hand_mutex);
+    bool first = !process->ended;
+    process->ended = true;
+    pthread_mutex_unlock(&hand_mutex);
+    if (first) {
         process->events.on_exit(process->arg, wait_status, too_long, errors);
     }
 }
@@ -187,6 +190,15 @@ static inline struct cs_process *hand_await(const char *words)
         usleep(100);
     }
     return NULL;
+}
+
+/** The newest child if it has not ended, else NULL. It stays until the caller ends it. */
+static inline struct cs_process *hand_live(void)
+{
+    pthread_mutex_lock(&hand_mutex);
+    struct cs_process *process = hand_last && !hand_last->ended ? hand_last : NULL;
+    pthread_mutex_unlock(&hand_mutex);
+    return process;
 }
 
 /** Feed a line to the child's reader. */

@@ -387,11 +387,11 @@ static void whole_turn(void *arg)
     }
     if (cs_engine_turn_start(one, &request, &mine, NULL) == CS_OK) {
         bool done = drain(mine, 0);
-        for (int i = 0; i < 1000 && !done && !hand_last; i++) {
+        for (int i = 0; i < 1000 && !done && !hand_live(); i++) {
             done = drain(mine, 1);
         }
-        for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]) && !done && hand_last; i++) {
-            hand_say(hand_last, replies[i]);
+        for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]) && !done && hand_live(); i++) {
+            hand_say(hand_live(), replies[i]);
             done = drain(mine, 0);
         }
         done = done || drain(mine, 1000);
