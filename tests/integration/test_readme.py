@@ -1,0 +1,95 @@
+"""Every command of README.md does what the README says."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from support.codex import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+PORT = "127.0.0.1:3000"
+
+# The two that other tests stand for: test_start.py runs the first, and the second runs this.
+SCRIPTS = {"scripts/start", "scripts/test"}
+
+
+def commands():
+    """The commands of all shell blocks, without their comments, continued lines joined."""
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.sub(r"\s+#.*$", "", line).strip()
+            if command:
+                yield command
+
+
+def run(command, env):
+    done = subprocess.run(
+        ["bash", "-ec", command], env=env, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode in (0, 1), f"{command}\n{done.stdout}{done.stderr}"
+    return done
+
+
+@pytest.fixture
+def shell_env(daemon, tmp_path):
+    """An environment in which `codex-sessiond` is the tested one, with the running daemon's data."""
+    path = tmp_path / "bin"
+    path.mkdir()
+    (path / "codex-sessiond").symlink_to(daemon.binary)
+    return {
+        **daemon.env(),
+        "PATH": f"{path}:{os.environ['PATH']}", "CODEX_SESSIOND_DATA_DIR": str(daemon.data_dir),
+        "CODEX_SESSIOND_CODEX": str(daemon.codex),
+    }
+
+
+def test_the_scripts_of_the_readme_exist():
+    named = {command for command in commands() if command.startswith("scripts/")}
+    assert named == SCRIPTS
+    assert all(os.access(ROOT / name, os.X_OK) for name in named)
+
+
+def test_the_conversation_of_the_readme_survives_a_kill(daemon, shell_env):
+    curls = [command for command in commands() if command.startswith("curl ")]
+    assert [re.search(r"/api/codex/\w+", curl).group() for curl in curls] == [
+        "/api/codex/session", "/api/codex/continue", "/api/codex/history",
+    ]
+    first = json.loads(run(curls[0].replace(PORT, f"127.0.0.1:{daemon.address[1]}"), shell_env).stdout)
+    assert first["success"] is True
+    assert set(re.findall(r'"(\w+)":', re.search(r"```json\n(.*?)```", README, re.DOTALL).group(1))) == (
+        set(first) | set(first["metadata"]) | set(first["metadata"]["usage"])
+    )
+    daemon.kill9()
+    daemon.start()
+    env = {**shell_env, "CONVERSATION": first["conversationId"]}
+    second = json.loads(run(curls[1].replace(PORT, f"127.0.0.1:{daemon.address[1]}"), env).stdout)
+    assert "lucky number is 7" in second["response"]
+    history = json.loads(run(curls[2].replace(PORT, f"127.0.0.1:{daemon.address[1]}"), env).stdout)
+    assert [message["type"] for message in history["messages"]] == ["user", "assistant"] * 2
+
+
+def test_the_verbs_of_the_readme_run(daemon, shell_env, tmp_path):
+    expected = {
+        "serve": None,  # it is what serves here
+        "doctor": "engine app-server",
+        "token": (daemon.data_dir / "token").read_text("ascii").strip(),
+        "backup": "wrote",
+        "version": "codex-sessiond ",
+        "help": "--sandbox-ceiling",
+    }
+    verbs = [command for command in commands() if command.startswith("codex-sessiond ")]
+    assert [verb.split()[1] for verb in verbs] == list(expected)
+    for command in verbs:
+        verb = command.split()[1]
+        if expected[verb] is None:
+            continue
+        done = run(command.replace("/tmp/", f"{tmp_path}/"), shell_env)
+        assert expected[verb] in done.stdout, command
+    assert (tmp_path / "sessions.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_command_of_the_readme_is_left_out():
+    known = ("scripts/", "curl ", "codex-sessiond ")
+    assert [command for command in commands() if not command.startswith(known)] == []
