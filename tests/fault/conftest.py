@@ -32,6 +32,14 @@ def ram():
 
 
 @pytest.fixture
+def forgetful_codex(ram, instant_codex):
+    """By this name it knows no threads but its own: the daemon must tell it what was said before."""
+    path = ram / "forgetful_codex"
+    shutil.copy(instant_codex, path)
+    return path
+
+
+@pytest.fixture
 def long(request):
     return request.config.getoption("--long")
 

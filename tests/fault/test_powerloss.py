@@ -2,6 +2,7 @@
 
 import random
 
+from daemon_oracle import acknowledged, check_after_restart, check_all, join_clients, make_clients, start_clients
 from powerloss import power_loss
 from store_oracle import Oracle
 
@@ -43,3 +44,30 @@ def test_no_acknowledged_write_is_lost_with_the_power(programs, ram, long):
 def test_a_store_that_does_not_sync_its_commits_is_found_out(programs, ram):
     _, losses = lose_power(programs, programs / "store_load_normal", ram, 10, 3, stop_at_loss=True)
     assert losses == 1, "synchronous=NORMAL lost nothing: this test cannot see what it is for"
+
+
+def test_no_answer_of_the_daemon_is_lost_with_the_power(make_daemon, forgetful_codex, programs, ram, long):
+    """The whole way, from the commit to the client's socket."""
+    daemon, journal = make_daemon(codex=forgetful_codex), ram / "journal"
+    journal.mkdir()
+    rng, clients = random.Random(9), make_clients(4)
+    for life in range(40 if long else 10):
+        daemon.more_env = {
+            "LD_PRELOAD": str(programs / "powerloss.so"),
+            "POWERLOSS_DIR": str(daemon.data_dir),
+            "POWERLOSS_JOURNAL": str(journal),
+            "POWERLOSS_KILL_AT": str(rng.randint(150, 4000)),
+        }
+        daemon.start()
+        check_after_restart(daemon, clients)
+        clients = start_clients(daemon, clients)
+        join_clients(clients)  # they end when it does, or at a problem
+        if not any(client.problems for client in clients):
+            assert daemon.process.wait(10) == -9, f"it did not live to its end\n{daemon.log_tail()}"
+        daemon.kill9()
+        power_loss(daemon.data_dir, journal, keep=rng.choice([0, 0, 0.5, 0.9]), seed=life)
+    daemon.more_env = {}
+    daemon.start()
+    check_after_restart(daemon, clients)
+    check_all(daemon, clients)
+    assert acknowledged(clients) > 100, "there was hardly any load"
