@@ -22,8 +22,8 @@ enum cs_verdict {
     CS_VERDICT_FORK,     /* PUSH: Redis has other bytes under the same origin and sequence */
     CS_VERDICT_GAP,      /* PUSH: Redis has messages up to `seq` only: resend from seq + 1 */
     CS_VERDICT_MISS,     /* PUSH: there is no such session: PUT it */
-    CS_VERDICT_NOLOG,    /* PUSH: the log is gone: PUT with force */
-    CS_VERDICT_NOINDEX,  /* PUSH: the user's set is gone: PUT with force */
+    CS_VERDICT_NOLOG,    /* PUSH: the log is gone: PUT, which makes it anew */
+    CS_VERDICT_NOINDEX,  /* PUSH: done, but the user's set does not have it: PUT as well */
     CS_VERDICT_FOREIGN,  /* the value is not one of ours: import it, then PUT with its digest */
     CS_VERDICT_TORN,     /* PUSH: the value was damaged and has been removed: PUT it */
     CS_VERDICT_LARGE,    /* the value would pass its cap: nothing was written */
@@ -31,7 +31,8 @@ enum cs_verdict {
     CS_VERDICT_PROTOCOL, /* written by a newer version: read only */
     CS_VERDICT_TOMB,     /* PUT: a tombstone covers it: `vv` */
     CS_VERDICT_STALE,    /* PUT: Redis has messages that the new value lacks: `vv` */
-    CS_VERDICT_LIMIT,    /* PUT to heal: the user's limit is used up by fresher sessions */
+    CS_VERDICT_FULL,     /* PUT: put out by the user's limit just now, or (to heal) fresher sessions
+                          * use it up: it is not in Redis */
     CS_VERDICT_EXPIRED,  /* PUT to heal: its time to live has passed */
     CS_VERDICT_NEWER,    /* DEL: Redis has messages that the deletion does not cover: `vv` */
     CS_VERDICT_BUSY,     /* LEASE: somebody else holds it: `host` */
@@ -89,7 +90,8 @@ struct cs_push {
 CS_MUST_USE enum cs_status cs_push_append(struct cs_redis *redis, const struct cs_push *push,
                                           struct cs_err *err);
 
-/** Create or replace a whole session. */
+/** Create or replace a whole session. Nothing is written if Redis has these messages and this meta
+ * already, but that a missing log or index is made anew. STALE also if Redis has a higher meta. */
 struct cs_put {
     struct cs_script_session session;
     struct cs_script_state state;
@@ -104,7 +106,8 @@ struct cs_put {
     int64_t heal_at;     /* 0: activity. Else the session's last stamp: re-created after a loss, it
                           * displaces no fresher session and keeps the rest of its time */
     const char *foreign; /* hex SHA-1 of the foreign value that is imported; NULL: none */
-    bool force;          /* write even if the vector is the same: prefix or log changed */
+    int64_t meta;        /* version of the prefix: the sum of its fields' hlc, so that it grows with
+                          * each change and with each merge of two; ≥ 0 */
 };
 CS_MUST_USE enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put,
                                          struct cs_err *err);
@@ -138,7 +141,7 @@ CS_MUST_USE enum cs_status cs_lease_release_append(struct cs_redis *redis, const
 enum cs_tail_kind {
     CS_TAIL_MISS,     /* no value */
     CS_TAIL_OURS,     /* fields below are set */
-    CS_TAIL_WIDER,    /* ours, but `width` bytes are needed to read it */
+    CS_TAIL_WIDER,    /* ours, but `width` bytes are needed to read it: ask for them, once */
     CS_TAIL_FOREIGN,  /* somebody else's value */
     CS_TAIL_PROTOCOL, /* ours, of a newer version: only `protocol` is set */
 };
@@ -148,6 +151,7 @@ struct cs_tail {
     size_t width;
     int64_t length;           /* L: bytes of the value */
     int64_t stamp;            /* at: microseconds of the server's clock at the last append */
+    int64_t meta;             /* mv: version of the prefix */
     const struct cs_json *vv; /* object of integers ≥ 1 */
     const char *status, *last_used_at, *model; /* may be NULL */
     struct cs_json *root;                      /* owns them */

@@ -23,7 +23,8 @@
  * code by cs_redis_class(). */
 enum cs_redis_class {
     CS_REDIS_FINE,     /* not an error */
-    CS_REDIS_LOST,     /* time-out, reset, refused, not RESP: outcome unknown; reconnect, resend */
+    CS_REDIS_LOST,     /* time-out, reset, refused, not RESP, no memory here: outcome unknown;
+                        * reconnect, resend */
     CS_REDIS_DENIED,   /* NOAUTH, WRONGPASS, NOPERM, TLS: wait for minutes or for other settings */
     CS_REDIS_READONLY, /* READONLY, MASTERDOWN, LOADING, BUSY: reconnect, re-resolve, resend */
     CS_REDIS_FULL,     /* OOM, MISCONF, quota: go on pulling, push later */
@@ -128,7 +129,7 @@ struct cs_redis_options {
     void *dial_arg;
     size_t request_max; /* bytes of one command; 0: 10 MB */
     size_t queue_max;   /* bytes of commands not yet written; 0: 32 MiB */
-    size_t reply_max;   /* bytes of one reply; 0: 128 MiB */
+    size_t reply_max;   /* bytes of one reply; 0: 72 MiB */
     size_t items_max;   /* elements of one reply, nested ones included; 0: 1,000,000 */
 };
 
@@ -147,14 +148,14 @@ void cs_redis_close(struct cs_redis *redis);
 
 /** Queue a command of @argc words. CS_TOO_LARGE (class LARGE: the command alone is too large) and
  * CS_BUSY (the queue is full: flush first) leave the queue as it was. */
-CS_MUST_USE enum cs_status cs_redis_append(struct cs_redis *redis, size_t argc,
-                                           const char *const argv[], const size_t lens[],
-                                           struct cs_err *err);
+CS_MUST_USE enum cs_status cs_redis_append(struct cs_redis *redis, size_t argc, const char *argv[],
+                                           const size_t lens[], struct cs_err *err);
 /** The same of NUL-terminated words, ended by NULL. */
 CS_MUST_USE enum cs_status cs_redis_appends(struct cs_redis *redis, struct cs_err *err, ...)
     __attribute__((sentinel));
 
-/** Write all that is queued. Reads meanwhile, so that neither side waits for the other. */
+/** Write all that is queued. Does not read: keep what a pipeline answers well below its server's
+ * patience, by taking replies every few hundred commands. */
 CS_MUST_USE enum cs_status cs_redis_flush(struct cs_redis *redis, int64_t deadline,
                                           struct cs_err *err);
 

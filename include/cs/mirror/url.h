@@ -5,6 +5,8 @@
 #ifndef CS_MIRROR_URL_H
 #define CS_MIRROR_URL_H
 
+#include <stdbool.h>
+
 #include "cs/base/buf.h"
 #include "cs/base/err.h"
 
@@ -23,6 +25,7 @@ struct cs_redis_endpoint {
     char *password; /* NULL: no AUTH */
     int port;       /* 1 … 65535; 0 for unix */
     int db;         /* 0: no SELECT */
+    bool token;     /* the password is the token, not part of the address */
 };
 
 /**

@@ -1,0 +1,137 @@
+-- Common to all scripts: put before each of them, after a line of constants from keys.h:
+--   WIDTH WIDTH_MAX PROTOCOL VALUE_MAX ENTRY_MAX LOG_LENGTH LOG_TTL TOMB_TTL LONG_TTL INDEX_S
+--   REFRESH_S LEASE_MS
+--
+-- The tail, the last `w` bytes of a session's value:
+--   ],"_cx":{"p":1,"L":…,"at":…,"ix":…,"mv":…,"vv":{"origin":n,…}},"lastUsedAt":"…",…,"messageCount":n   ,"w":"1024"}
+-- L counts the bytes of the value. `at` is the stamp of the last append: microseconds of the server's
+-- clock. `ix` is the stamp at which the index keys were refreshed, `mv` the version of what precedes
+-- the messages. Users' JSON is never decoded.
+--
+-- A script checks everything before its first write; the log is written first, the state after it.
+-- Replies: {verdict, sequence, length, entry id, text, list}, cut after the last that matters.
+
+local call = redis.call
+
+-- {"origin":n,…} without its braces to a table; nil if it is anything else.
+local function read_vector(text)
+  local vv, pos = {}, 1
+  while pos <= #text do
+    local _, last, origin, n = text:find('^"([%w_-]+)":(%d+)', pos)
+    if not last or #n > 15 then return nil end
+    vv[origin] = tonumber(n)
+    pos = last + 1
+    if pos <= #text then
+      if text:sub(pos, pos) ~= ',' or pos == #text then return nil end
+      pos = pos + 1
+    end
+  end
+  return vv
+end
+
+-- A vector that came as an argument.
+local function argument_vector(text)
+  local inner = text:match('^{(.*)}$')
+  return inner and read_vector(inner)
+end
+
+local function write_vector(vv)
+  local origins, parts = {}, {}
+  for origin in pairs(vv) do origins[#origins + 1] = origin end
+  table.sort(origins)
+  for i, origin in ipairs(origins) do
+    parts[i] = '"' .. origin .. '":' .. string.format('%.0f', vv[origin])
+  end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+-- Whether b has all that a has.
+local function covers(b, a)
+  for origin, n in pairs(a) do
+    if n > (b[origin] or 0) then return false end
+  end
+  return true
+end
+
+-- Versions pass 2^53, so they stay decimal text.
+local function less(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+
+local function count(vv)
+  local sum = 0
+  for _, n in pairs(vv) do sum = sum + n end
+  return sum
+end
+
+-- The tail of the value at `key`, or nil and MISS, FOREIGN or PROTOCOL.
+local function read_tail(key)
+  local text = call('GETRANGE', key, -WIDTH, -1)
+  if text == '' then return nil, 'MISS' end
+  local width = tonumber(text:match(',"w":"(%d%d?%d?%d?%d?)"}$') or 0)
+  if width > WIDTH and width <= WIDTH_MAX then text = call('GETRANGE', key, -width, -1) end
+  if #text ~= width then return nil, 'FOREIGN' end
+  local protocol = text:match('^%],"_cx":{"p":(%d+)[,}]')
+  if protocol and tonumber(protocol) > PROTOCOL then return nil, 'PROTOCOL' end
+  local L, at, ix, mv, vector, state = text:match(
+    '^%],"_cx":{"p":%d+,"L":(%d+),"at":(%d+),"ix":(%d+),"mv":(%d+),"vv":{([^{}]*)}}(,"lastUsedAt":".-),"messageCount":%d+ *,"w":"%d+"}$')
+  local vv = vector and read_vector(vector)
+  if not vv or tonumber(L) > VALUE_MAX then return nil, 'FOREIGN' end
+  return {L = tonumber(L), at = tonumber(at), ix = tonumber(ix), mv = mv, vv = vv, state = state, width = width}
+end
+
+-- A tail of `width` bytes; nil if it does not fit. Room is kept for stamps of more digits.
+local function write_tail(t, width)
+  local head = string.format('],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f,"mv":%s,"vv":%s}%s,"messageCount":%.0f',
+    PROTOCOL, t.L, t.at, t.ix, t.mv, write_vector(t.vv), t.state, count(t.vv))
+  local foot = string.format(',"w":"%d"}', width)
+  local room = width - #head - #foot
+  if room < 32 then return nil end
+  return head .. string.rep(' ', room) .. foot
+end
+
+-- The least width, from t.width upwards, that holds the tail; nil if none does.
+local function fit(t)
+  local width = t.width
+  while width <= WIDTH_MAX do
+    if write_tail(t, width) then return width end
+    width = width * 2
+  end
+  return nil
+end
+
+local function last_used(state) return state:match('^,"lastUsedAt":"([^"]*)"') or '' end
+
+-- Of two states the one that was used later.
+local function newer_state(a, b)
+  if last_used(b) > last_used(a) then return b end
+  return a
+end
+
+-- The stamp of a log entry: its milliseconds with the count within them as microseconds.
+local function stamp(id)
+  local ms, n = id:match('^(%d+)-(%d+)$')
+  return math.min(tonumber(ms) * 1000 + math.min(tonumber(n), 999), 9007199254740991)
+end
+
+local function lifetime(ttl)
+  ttl = tonumber(ttl)
+  return ttl > 0 and ttl or LONG_TTL
+end
+
+-- Let a key that exists live at least so long. False if it does not exist.
+local function keep(key, seconds)
+  local left = call('TTL', key)
+  if left == -2 then return false end
+  if left < seconds then call('EXPIRE', key, seconds) end
+  return true
+end
+
+-- Free the lease if `token` holds it. Another's, taken in one call, goes back for a full term.
+local function release(key, token)
+  local held = redis.pcall('GETDEL', key)
+  if type(held) == 'string' and held:sub(1, #token + 1) ~= token .. ' ' then
+    call('SET', key, held, 'PX', LEASE_MS)
+  end
+end
