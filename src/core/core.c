@@ -112,6 +112,10 @@ void cs_core_free(struct cs_core *core)
     if (core == NULL)
         return;
     cs_expiry_stop(core);
+    pthread_mutex_lock(&core->mutex);
+    while (core->turns > 0) /* their threads are about to let go */
+        (void)cs_cond_wait(&core->idle, &core->mutex, CS_NEVER);
+    pthread_mutex_unlock(&core->mutex);
     cs_history_cache_free(core->cache);
     config_free(atomic_load(&core->config));
     for (i = 0; i < core->old_count; i++)

@@ -74,10 +74,11 @@ struct cs_core {
     atomic_bool model_fallback;
 
     pthread_mutex_t mutex; /* guards all below and each turn's last group */
-    pthread_cond_t idle;   /* running became 0 */
+    pthread_cond_t idle;   /* running, or later turns, became 0 */
     void *by_session;      /* tsearch trees of struct cs_turn */
     void *by_tid;
     int64_t running;
+    int64_t turns; /* referenced: the running ones, and ended ones for a moment */
     bool draining;
     struct cs_turn *unfinished;        /* outcomes that could not be written yet */
     struct cs_config *old_configs[64]; /* replaced by reloads; readers may still hold them */

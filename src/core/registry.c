@@ -26,6 +26,8 @@ void cs_turn_unref(struct cs_turn *turn)
 
     pthread_mutex_lock(&turn->core->mutex);
     last = --turn->refs == 0;
+    if (last && --turn->core->turns == 0)
+        pthread_cond_broadcast(&turn->core->idle); /* the core may go now */
     pthread_mutex_unlock(&turn->core->mutex);
     if (!last)
         return;

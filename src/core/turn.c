@@ -167,6 +167,9 @@ static enum cs_status turn_new(struct cs_core *core, const struct cs_turn_reques
         free(turn);
         return rc;
     }
+    pthread_mutex_lock(&core->mutex);
+    core->turns++;
+    pthread_mutex_unlock(&core->mutex);
     rc = cs_uuid_new(turn->row.tid, err);
     if (rc == CS_OK)
         rc = copy_request(turn, request, err);
