@@ -110,6 +110,16 @@ static void idle_remove(struct cs_driver *driver, struct thread *thread)
     driver->idle_count--;
 }
 
+static void dispose_thread(struct thread *thread)
+{
+    if (thread->owner) {
+        thread->owner->thread = NULL;
+    }
+    free(thread->model);
+    free(thread->policy);
+    free(thread);
+}
+
 static void free_thread(struct cs_driver *driver, struct thread *thread)
 {
     idle_remove(driver, thread);
@@ -118,12 +128,7 @@ static void free_thread(struct cs_driver *driver, struct thread *thread)
         at = &(*at)->chain;
     }
     *at = thread->chain;
-    if (thread->owner) {
-        thread->owner->thread = NULL;
-    }
-    free(thread->model);
-    free(thread->policy);
-    free(thread);
+    dispose_thread(thread);
 }
 
 /* The record of a thread that the child has loaded; NULL when out of memory or when the id is none.
@@ -465,9 +470,15 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
 
 static void on_down(struct cs_driver *driver)
 {
+    driver->newest = driver->oldest = NULL;
+    driver->idle_count = 0;
     for (size_t i = 0; i < THREAD_BUCKETS; i++) {
-        while (driver->threads[i]) {
-            free_thread(driver, driver->threads[i]);
+        struct thread *thread = driver->threads[i];
+        driver->threads[i] = NULL;
+        while (thread) {
+            struct thread *next = thread->chain;
+            dispose_thread(thread);
+            thread = next;
         }
     }
 }

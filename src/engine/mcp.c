@@ -15,6 +15,7 @@
 
 #define TALK_BUCKETS 1024 /* a power of two */
 #define TALKS_MAX    1024 /* conversations that are remembered; forgetting one costs it a preamble */
+#define STOPPED_MAX  1024
 #define LINE_MAX_OUT ((size_t)64 * 1024 * 1024)
 
 struct state;
@@ -56,6 +57,8 @@ struct cs_driver {
     struct talk *talks[TALK_BUCKETS];
     struct talk *newest, *oldest;
     size_t talk_count;
+    int64_t stopped[STOPPED_MAX]; /* calls that were cancelled; a ring */
+    size_t stopped_next;
 };
 
 /* Conversations. The caller holds the link's mutex. */
@@ -91,6 +94,16 @@ static void put_newest(struct cs_driver *driver, struct talk *talk)
     driver->newest = talk;
 }
 
+static void dispose_talk(struct talk *talk)
+{
+    if (talk->owner) {
+        talk->owner->talk = NULL;
+    }
+    free(talk->terms);
+    free(talk->model);
+    free(talk);
+}
+
 static void free_talk(struct cs_driver *driver, struct talk *talk)
 {
     unlink_talk(driver, talk);
@@ -99,13 +112,8 @@ static void free_talk(struct cs_driver *driver, struct talk *talk)
         at = &(*at)->chain;
     }
     *at = talk->chain;
-    if (talk->owner) {
-        talk->owner->talk = NULL;
-    }
     driver->talk_count--;
-    free(talk->terms);
-    free(talk->model);
-    free(talk);
+    dispose_talk(talk);
 }
 
 static char *terms_of(const struct cs_engine_request *request)
@@ -231,17 +239,40 @@ static bool is(const char *text, const char *word)
     return text && strcmp(text, word) == 0;
 }
 
+static void send_cancelled(struct cs_driver *driver, int64_t call)
+{
+    char line[128];
+    snprintf(line, sizeof(line),
+             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+             "cancelled\",\"params\":{\"requestId\":%lld}}\n",
+             (long long)call);
+    cs_link_send_text(&driver->link, line);
+}
+
+static bool was_stopped(const struct cs_driver *driver, int64_t call)
+{
+    for (size_t i = 0; i < STOPPED_MAX; i++) {
+        if (driver->stopped[i] == call) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
 {
     if (strcmp(line->method, "codex/event") != 0) {
         return;
     }
     int64_t id = cs_json_int(cs_json_path(line->params, "_meta", "requestId", NULL), -1);
+    const char *type = cs_json_get_string(cs_json_get(line->params, "msg"), "type");
+    if (is(type, "task_started") && id > 0 && was_stopped(driver, id)) {
+        send_cancelled(driver, id);
+    }
     struct cs_link_turn *node = cs_link_find(&driver->link, id);
     if (!node) {
         return;
     }
-    const char *type = cs_json_get_string(cs_json_get(line->params, "msg"), "type");
     bool delta = is(type, "agent_message_content_delta") || is(type, "agent_message_delta");
     cs_turn_push(node->turn, CS_IN_NOTICE, line->json, NULL, line->len, delta);
     line->json = NULL;
@@ -249,8 +280,14 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
 
 static void on_down(struct cs_driver *driver)
 {
-    while (driver->newest) {
-        free_talk(driver, driver->newest);
+    struct talk *talk = driver->newest;
+    memset(driver->talks, 0, sizeof(driver->talks));
+    driver->newest = driver->oldest = NULL;
+    driver->talk_count = 0;
+    while (talk) {
+        struct talk *next = talk->older;
+        dispose_talk(talk);
+        talk = next;
     }
 }
 
@@ -593,21 +630,12 @@ static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
 static void send_cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     const struct state *state = turn->state;
-    if (state->rung != RUNG_CALL) {
-        return;
-    }
-    struct cs_buf line;
-    cs_buf_init(&line, 256);
-    cs_buf_addf(&line,
-                "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
-                "cancelled\",\"params\":{\"requestId\":%lld}}\n",
-                (long long)state->call);
     pthread_mutex_lock(&driver->link.mutex);
-    if (cs_link_live(&driver->link, &state->node)) {
-        cs_link_send(&driver->link, &line);
+    if (state->rung == RUNG_CALL && cs_link_live(&driver->link, &state->node)) {
+        driver->stopped[driver->stopped_next++ % STOPPED_MAX] = state->call;
+        send_cancelled(driver, state->call);
     }
     pthread_mutex_unlock(&driver->link.mutex);
-    cs_buf_fini(&line);
 }
 
 static void step(struct cs_driver *driver, struct cs_engine_turn *turn,

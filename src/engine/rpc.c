@@ -169,11 +169,16 @@ enum cs_status cs_link_call(struct cs_link *link, struct cs_link_turn *node, int
         return cs_err_set(err, CS_CONFLICT, NULL, "the turn is not on the live child");
     }
     status = cs_process_write(link->process, line->data, line->len, err);
-    if (status == CS_UNAVAILABLE) {
-        return CS_OK; /* it is going away: on_gone() will tell the turn */
+    if (status == CS_UNAVAILABLE) { /* it does not read: on_gone() will tell the turn */
+        cs_err_clear(err);
+        cs_process_stop(link->process, false, link->ops->skip_stdin);
+        return CS_OK;
     }
     if (status != CS_OK) {
         return status;
+    }
+    if (!link->asked_at) {
+        link->asked_at = cs_mono_ms();
     }
     forget_call(link, node);
     node->call = id;
@@ -282,12 +287,18 @@ void cs_link_proved(struct cs_link *link)
 
 /* The handshake. */
 
-void cs_link_refuse(struct cs_link *link, const char *sentence)
+/* The child is of no use: tell its turns, and let it end. */
+static void give_up(struct cs_link *link, enum cs_link_message kind, const char *sentence)
 {
     link->state = CS_LINK_STOPPING;
     snprintf(link->why, sizeof(link->why), "%s", sentence);
-    tell_all(link, CS_IN_UNAVAILABLE, sentence);
+    tell_all(link, kind, sentence);
     cs_process_stop(link->process, false, link->ops->skip_stdin);
+}
+
+void cs_link_refuse(struct cs_link *link, const char *sentence)
+{
+    give_up(link, CS_IN_UNAVAILABLE, sentence);
 }
 
 void cs_link_shake(struct cs_link *link, int64_t id, const struct cs_buf *line)
@@ -326,9 +337,7 @@ static void answer(struct cs_link *link, const struct cs_codex_line *line)
     }
     cs_buf_adds(&buf, result ? result : METHOD_NOT_FOUND);
     cs_buf_adds(&buf, "}\n");
-    pthread_mutex_lock(&link->mutex);
     cs_link_send(link, &buf);
-    pthread_mutex_unlock(&link->mutex);
     cs_buf_fini(&buf);
 }
 
@@ -364,42 +373,45 @@ static void lose_line(struct cs_link *link)
     }
 }
 
+/* With the mutex held. */
+static void take_line(struct cs_link *link, struct cs_codex_line *line)
+{
+    link->asked_at = 0;
+    switch (line->kind) {
+    case CS_LINE_NOISE:
+        break;
+    case CS_LINE_BAD:
+        link->bad_lines++;
+        break;
+    case CS_LINE_NO_MEM:
+        lose_line(link);
+        break;
+    case CS_LINE_REQUEST:
+        answer(link, line);
+        break;
+    case CS_LINE_REPLY:
+        route_reply(link, line);
+        break;
+    case CS_LINE_NOTICE:
+        link->ops->on_notice(link->driver, line);
+        break;
+    }
+}
+
 static void on_line(void *arg, char *text, size_t len)
 {
     struct cs_link *link = arg;
     struct cs_codex_line line;
     cs_codex_line(text, len, &line);
-    switch (line.kind) {
-    case CS_LINE_NOISE:
-        return;
-    case CS_LINE_BAD:
-        pthread_mutex_lock(&link->mutex);
-        link->bad_lines++;
-        pthread_mutex_unlock(&link->mutex);
-        cs_log(CS_LOG_WARN, "codex_bad_line", "child", link->ops->name, "bytes", CS_NUM(len), NULL);
-        return;
-    case CS_LINE_NO_MEM:
-        pthread_mutex_lock(&link->mutex);
-        lose_line(link);
-        pthread_mutex_unlock(&link->mutex);
-        cs_log(CS_LOG_ERROR, "codex_no_memory", "child", link->ops->name, "bytes", CS_NUM(len),
-               NULL);
-        return;
-    case CS_LINE_REQUEST:
+    if (line.kind == CS_LINE_BAD || line.kind == CS_LINE_NO_MEM) {
+        cs_log(CS_LOG_WARN, line.kind == CS_LINE_BAD ? "codex_bad_line" : "codex_no_memory",
+               "child", link->ops->name, "bytes", CS_NUM(len), NULL);
+    } else if (line.kind == CS_LINE_REQUEST) {
         cs_log(CS_LOG_DEBUG, "codex_request", "method", line.method, NULL);
-        answer(link, &line);
-        break;
-    case CS_LINE_REPLY:
-        pthread_mutex_lock(&link->mutex);
-        route_reply(link, &line);
-        pthread_mutex_unlock(&link->mutex);
-        break;
-    case CS_LINE_NOTICE:
-        pthread_mutex_lock(&link->mutex);
-        link->ops->on_notice(link->driver, &line);
-        pthread_mutex_unlock(&link->mutex);
-        break;
     }
+    pthread_mutex_lock(&link->mutex);
+    take_line(link, &line);
+    pthread_mutex_unlock(&link->mutex);
     cs_json_free(line.json);
 }
 
@@ -431,7 +443,7 @@ static void on_gone(void *arg, int wait_status, bool too_long, const char *error
     enum cs_link_state was = link->state;
     link->state = CS_LINK_DOWN;
     link->exited = true;
-    link->shake_id = 0;
+    link->shake_id = link->asked_at = 0;
     if (was != CS_LINK_STOPPING) { /* else the reason is known already */
         explain_exit(link, wait_status, too_long, errors);
         if (!link->closing) {
@@ -538,6 +550,36 @@ static void start(struct cs_link *link)
     }
 }
 
+/* Both return the time of the next look. */
+
+static int64_t watch_handshake(struct cs_link *link)
+{
+    if (cs_mono_ms() < link->deadline) {
+        return link->deadline;
+    }
+    char sentence[128];
+    snprintf(sentence, sizeof(sentence), "%s did not finish its handshake in %d ms",
+             link->ops->name, link->handshake_ms);
+    cs_link_refuse(link, sentence);
+    return CS_NEVER;
+}
+
+/* Each call makes Codex say something at once, if only that a turn has begun. Without this, one
+ * that hangs would fail every turn until somebody restarts us. */
+static int64_t watch_silence(struct cs_link *link)
+{
+    int64_t now = cs_mono_ms();
+    if (!link->asked_at || now - link->asked_at < link->silence_ms) {
+        return now + link->silence_ms / 4;
+    }
+    char sentence[128];
+    snprintf(sentence, sizeof(sentence), "%s was asked, and said nothing for %d ms",
+             link->ops->name, link->silence_ms);
+    cs_log(CS_LOG_WARN, "codex_silent", "child", link->ops->name, NULL);
+    give_up(link, CS_IN_DIED, sentence);
+    return CS_NEVER;
+}
+
 /* One thing that is due. Returns the time until which to wait for the next, 0 for not at all. */
 static int64_t supervise_once(struct cs_link *link)
 {
@@ -556,16 +598,12 @@ static int64_t supervise_once(struct cs_link *link)
         start(link);
         return 0;
     }
-    if (link->state == CS_LINK_STARTING && link->process) {
-        if (cs_mono_ms() < link->deadline) {
-            return link->deadline;
-        }
-        char sentence[128];
-        snprintf(sentence, sizeof(sentence), "%s did not finish its handshake in %d ms",
-                 link->ops->name, link->handshake_ms);
-        cs_link_refuse(link, sentence);
+    if (!link->process) {
+        return CS_NEVER;
     }
-    return CS_NEVER;
+    return link->state == CS_LINK_STARTING ? watch_handshake(link)
+           : link->state == CS_LINK_READY  ? watch_silence(link)
+                                           : CS_NEVER;
 }
 
 static void *supervise(void *arg)
@@ -592,6 +630,7 @@ enum cs_status cs_link_init(struct cs_link *link, struct cs_engine *engine,
                              .ops = ops,
                              .driver = driver,
                              .handshake_ms = CS_LINK_HANDSHAKE_MS,
+                             .silence_ms = CS_LINK_SILENCE_MS,
                              .why = "no reason known"};
     int errnum = pthread_mutex_init(&link->mutex, NULL);
     if (errnum) {

@@ -65,8 +65,10 @@ void cs_text_replace(char **text, const char *by);
 #define CS_LINK_STARTS_MS 60000
 /** How long a child may take from its start to the end of the handshake. */
 #define CS_LINK_HANDSHAKE_MS 30000
-#define CS_LINK_BUCKETS      1024 /* a power of two */
-#define CS_LINK_ARGS         8
+/** How long a child may say nothing at all after a call. */
+#define CS_LINK_SILENCE_MS 30000
+#define CS_LINK_BUCKETS    1024 /* a power of two */
+#define CS_LINK_ARGS       8
 
 /** What reaches a turn's inbox (struct cs_message_in.kind). Of the last three kinds exactly one
  * comes when the child that the turn is on goes away, and then the turn is on no child. */
@@ -133,6 +135,8 @@ struct cs_link {
     size_t start_count, start_next;
     int64_t bad_lines; /* lines that could not be read */
     int handshake_ms;  /* CS_LINK_HANDSHAKE_MS */
+    int silence_ms;    /* CS_LINK_SILENCE_MS */
+    int64_t asked_at;  /* mono ms: of the first call since the last line; 0: none */
     char why[400];     /* a sentence: why the last child went away */
     struct cs_link_turn *turns;
     struct cs_link_turn *calls[CS_LINK_BUCKETS];

@@ -25,6 +25,7 @@ struct cs_process {
     struct cs_buf written; /* under hand_mutex, like all below */
     size_t taken;          /* of it, by hand_take() */
     bool stopped, ended;
+    bool deaf; /* its stdin is closed */
 };
 
 static pthread_mutex_t hand_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -93,7 +94,7 @@ enum cs_status cs_process_write(struct cs_process *process, const void *data, si
 {
     pthread_mutex_lock(&hand_mutex);
     enum cs_status status = CS_OK;
-    if (process->ended || process->stopped) {
+    if (process->ended || process->stopped || process->deaf) {
         status = cs_err_set(err, CS_UNAVAILABLE, "codex_unavailable", "the child is gone");
     } else {
         cs_buf_add(&process->written, data, len);

@@ -431,6 +431,26 @@ static void real_codex_does_not_show_a_cancelled_prompt_again(void **state)
     outcome_fini(&outcome);
 }
 
+static void real_codex_obeys_a_cancel_however_early(void **state)
+{
+    START_REAL();
+    good_turn("warm up", NULL, NULL);
+    for (int ms = 0; ms < 30; ms += 3) {
+        struct cs_engine_request request = request_for("[[stall]]");
+        struct outcome outcome;
+        outcome_init(&outcome);
+        struct cs_engine_turn *turn = begin_turn(&bench, &request);
+        pull(turn, &outcome, CS_EVENT_DONE, ms);
+        int64_t start = cs_mono_ms();
+        cs_engine_turn_cancel(turn);
+        assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
+        assert_in_range(cs_mono_ms() - start, 0, 2500); /* it was not given up */
+        assert_int_equal(outcome.status, CS_CANCELLED);
+        cs_engine_turn_free(turn);
+        outcome_fini(&outcome);
+    }
+}
+
 static void real_codex_errors_have_names(void **state)
 {
     START_REAL();
@@ -483,6 +503,7 @@ int main(void)
         CASE(real_codex_remembers_across_turns_and_restarts),
         CASE(real_codex_keeps_context_over_twenty_turns_with_a_restart),
         CASE(real_codex_does_not_show_a_cancelled_prompt_again),
+        CASE(real_codex_obeys_a_cancel_however_early),
         CASE(real_codex_errors_have_names),
         CASE(real_codex_serves_many_conversations_at_once),
     };

@@ -344,6 +344,49 @@ static void a_closed_thread_is_loaded_again(void **state)
     assert_sent(child, "thread/resume");
 }
 
+static void a_child_that_hangs_is_replaced(void **state)
+{
+    (void)state;
+    begin(NULL);
+    ((struct cs_link *)turn->driver)->silence_ms = 40;
+    struct cs_process *child = shaken();
+    for (int i = 0; i < 10; i++) { /* no call, so it may be silent */
+        usleep(10000);
+    }
+    assert_false(child->stopped);
+    assert_int_equal(next(0), -1);
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"}}}");
+    assert_int_equal(next(0), CS_EVENT_THREAD);
+    assert_int_equal(next(0), -1); /* turn/start was sent */
+    assert_done(CS_UPSTREAM, "codex_died");
+    assert_non_null(strstr(event.error.msg, "said nothing for 40 ms"));
+    assert_true(child->stopped);
+    hand_end(child, 0, false, "");
+    cs_engine_turn_free(turn);
+    begin(NULL);
+    assert_int_equal(next(0), -1);
+    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
+        usleep(100);
+    }
+    assert_int_equal(hand_spawned, 2);
+}
+
+static void a_child_that_does_not_read_is_stopped(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken();
+    child->deaf = true;
+    assert_int_equal(next(0), -1);
+    assert_true(child->stopped);
+    hand_end(child, 0, false, "");
+    assert_int_equal(next(0), -1); /* the prompt was not sent: on the next child */
+    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
+        usleep(100);
+    }
+    assert_int_equal(hand_spawned, 2);
+}
+
 /* Take the events that come within @ms; whether the last one was among them. */
 static bool drain(struct cs_engine_turn *one, int64_t ms)
 {
@@ -432,6 +475,8 @@ int main(void)
         LINK(a_thread_that_runs_elsewhere_is_not_used),
         LINK(what_an_old_child_said_does_not_reach_the_new_one),
         LINK(a_closed_thread_is_loaded_again),
+        LINK(a_child_that_hangs_is_replaced),
+        LINK(a_child_that_does_not_read_is_stopped),
         cmocka_unit_test(any_one_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
