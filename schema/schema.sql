@@ -31,7 +31,8 @@ CREATE TABLE session (
     check_at INTEGER,             -- no expiry before this time; NULL: archived, or never expires
     restored_at INTEGER NOT NULL DEFAULT 0,   -- last return from the archive; 0: none
     archived_at INTEGER,                      -- NULL while live
-    archive_reason INTEGER NOT NULL DEFAULT 0 -- 0 none, 1 expired, 2 evicted by the user's limit
+    archive_reason INTEGER NOT NULL DEFAULT 0, -- 0 none, 1 expired, 2 evicted by the user's limit
+    branched INTEGER NOT NULL DEFAULT 0       -- 1: it may have been continued on two hosts at once
 ) STRICT;
 
 CREATE INDEX session_user ON session (user);
@@ -109,4 +110,31 @@ CREATE TABLE tally (
     name TEXT PRIMARY KEY,  -- sessions.live, turns.completed, tokens.input, …; top.<table>: the greatest id of
                             --   that table given out before rows of it were deleted
     value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What replication has to remember of a session. A session that is as in Redis needs no row. Rows of deleted
+-- sessions hold the tombstone.
+CREATE TABLE mark (
+    sid TEXT PRIMARY KEY,                  -- session id
+    cid TEXT NOT NULL DEFAULT '',          -- conversation id, of a deleted one
+    user TEXT NOT NULL DEFAULT '',         -- whose it was, of a deleted one
+    dirty INTEGER NOT NULL DEFAULT 0,      -- 1: to be compared with Redis
+    unsent INTEGER NOT NULL DEFAULT 0,     -- 1: has messages that Redis never took
+    generation INTEGER NOT NULL DEFAULT 0, -- moves when dirty or unsent is set
+    stamp INTEGER NOT NULL DEFAULT 0,      -- microseconds of Redis's clock at the last known activity
+    aside TEXT,                            -- why it was set aside; NULL: it was not
+    tomb TEXT,                             -- version vector that was deleted, as JSON; NULL: none
+    tomb_at INTEGER                        -- when it was last deleted
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX mark_dirty ON mark (sid) WHERE dirty = 1;
+CREATE INDEX mark_user ON mark (user);
+CREATE INDEX mark_tomb ON mark (tomb_at) WHERE tomb_at IS NOT NULL;
+CREATE INDEX mark_aside ON mark (sid) WHERE aside IS NOT NULL;
+
+-- How far logs were read: of a user's log in Redis the id of an entry; under the empty name the id of the
+-- message up to which all were offered to Redis.
+CREATE TABLE cursor (
+    name TEXT PRIMARY KEY, -- user, or empty
+    value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -138,7 +138,14 @@ static void *init_thread(const struct mg_context *ctx, int type)
     (void)ctx;
     (void)type;
     cs_alarm_unblock();
-    return NULL;
+    return calloc(1, sizeof(struct cs_worker));
+}
+
+static void exit_thread(const struct mg_context *ctx, int type, void *worker)
+{
+    (void)ctx;
+    (void)type;
+    free(worker);
 }
 
 /* ---- where to listen ---- */
@@ -157,6 +164,7 @@ static enum cs_status resolve(struct cs_http *http, const char *host, int64_t po
                               struct cs_err *err)
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    bool v6 = mg_check_feature(MG_FEATURES_IPV6) != 0;
     char service[8], bare[256];
     size_t len = strlen(host);
     int rc;
@@ -166,9 +174,11 @@ static enum cs_status resolve(struct cs_http *http, const char *host, int64_t po
     else
         snprintf(bare, sizeof bare, "%s", host);
     snprintf(service, sizeof service, "%d", (int)port);
+    hints.ai_family = v6 ? AF_UNSPEC : AF_INET;
     rc = getaddrinfo(bare, service, &hints, &found);
     if (rc != 0)
-        return cs_err_set(err, CS_INVALID, "invalid_host", "host %s: %s", host, gai_strerror(rc));
+        return cs_err_set(err, CS_INVALID, "invalid_host", "host %s: %s%s", host, gai_strerror(rc),
+                          v6 ? "" : " (the civetweb of this system speaks IPv4 only, not IPv6)");
     memcpy(&http->listen, found->ai_addr, found->ai_addrlen);
     freeaddrinfo(found);
     snprintf(http->host, sizeof http->host, strchr(bare, ':') != NULL ? "[%s]" : "%s", bare);
@@ -238,35 +248,24 @@ static enum cs_status learn_port(struct cs_http *http, struct cs_err *err)
 static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, struct cs_err *err)
 {
     char address[80], count[24], keep_alive[24], request[24];
-    const char *options[] = {"listening_ports",
-                             address,
-                             "num_threads",
-                             count,
-                             "enable_keep_alive",
-                             "yes",
-                             "keep_alive_timeout_ms",
-                             keep_alive,
-                             "request_timeout_ms",
-                             request,
-                             "tcp_nodelay",
-                             "1",
-                             "connection_queue",
-                             "4096",
-                             "listen_backlog",
-                             "4096",
-                             "decode_url",
-                             "no",
-                             "enable_directory_listing",
-                             "no",
-                             "enable_auth_domain_check",
-                             "no",
-                             "access_control_allow_origin",
-                             "",
-                             "access_control_allow_methods",
-                             "",
-                             "access_control_allow_headers",
-                             "",
-                             NULL};
+    const char *const settings[][2] = {
+        {"listening_ports", address},
+        {"num_threads", count},
+        {"enable_keep_alive", "yes"},
+        {"keep_alive_timeout_ms", keep_alive},
+        {"request_timeout_ms", request},
+        {"max_request_size", "32768"}, /* of the header; see HEADER_BYTES_MAX in request.c */
+        {"tcp_nodelay", "1"},          /* else Nagle's algorithm adds 40 ms */
+        {"connection_queue", "4096"},
+        {"listen_backlog", "4096"},
+        {"decode_url", "no"}, /* else it looks for a password file per request */
+        {"enable_directory_listing", "no"},
+        {"enable_auth_domain_check", "no"},
+        {"access_control_allow_origin", ""}, /* else it grants CORS by itself */
+        {"access_control_allow_methods", ""},
+        {"access_control_allow_headers", ""},
+    };
+    const char *options[sizeof settings / sizeof settings[0][0] + 1];
     struct mg_callbacks callbacks;
 
     memset(&callbacks, 0, sizeof callbacks);
@@ -274,10 +273,13 @@ static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, stru
     callbacks.http_error = http_error;
     callbacks.log_message = log_message;
     callbacks.init_thread = init_thread;
+    callbacks.exit_thread = exit_thread;
     listen_text(http, address, sizeof address);
     snprintf(count, sizeof count, "%lld", (long long)threads);
     snprintf(keep_alive, sizeof keep_alive, "%d", CS_KEEP_ALIVE_MS);
     snprintf(request, sizeof request, "%d", CS_REQUEST_MS);
+    memcpy(options, settings, sizeof settings);
+    options[sizeof settings / sizeof settings[0][0]] = NULL;
     http->ctx = mg_start(&callbacks, http, options);
     if (http->ctx == NULL)
         return cs_err_set(err, CS_UNAVAILABLE, "listen_failed", "could not serve HTTP on %s",

@@ -58,6 +58,11 @@ struct cs_http {
     struct cs_limiter limiter;
 };
 
+/** What a worker thread of civetweb remembers. */
+struct cs_worker {
+    const char *buffer; /* where its requests begin; NULL before the first */
+};
+
 /* X(member, name): the headers that mean something to us; each may come once. */
 #define CS_HEADERS(X)                                                                              \
     X(HOST, "Host")                                                                                \
@@ -87,6 +92,7 @@ struct cs_request {
     struct cs_http *http;
     struct mg_connection *conn;
     const struct mg_request_info *info; /* civetweb's */
+    struct cs_worker *worker;           /* this thread's; NULL when there was no memory */
     const struct cs_config *config;
     const struct cs_route *route;        /* NULL until found */
     const char *header[CS_HEADER_COUNT]; /* borrowed of info; NULL when absent */

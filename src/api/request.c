@@ -12,7 +12,8 @@
 #include "cs/base/uuid.h"
 #include "priv.h"
 
-#define HEADER_BYTES_MAX 16000 /* civetweb's buffer holds 16,384 */
+#define HEADER_BYTES_MAX                                                                           \
+    16384 /* civetweb's buffer holds twice that: what is beyond it, civetweb calls malformed */
 
 static const char *const header_names[CS_HEADER_COUNT] = {
 #define X(member, name) name,
@@ -74,32 +75,46 @@ static bool note_header(struct cs_request *rq, const char *name, const char *val
     return true;
 }
 
-/* civetweb put a NUL over each line's end and stops without a word at a line that is not a header:
- * after the last one that it reports, the empty line must follow. */
-static bool headers_are_whole(const struct mg_request_info *info)
+/* Before a request's first line civetweb skips white space, even a whole empty header: it then
+ * takes for the request what an earlier client left in the buffer. So a request must begin where
+ * this worker's buffer does. */
+static bool begins_in_place(struct cs_worker *worker, const char *method)
+{
+    if (worker->buffer == NULL || method < worker->buffer)
+        worker->buffer = method;
+    return method == worker->buffer;
+}
+
+/* The end of the last header that civetweb reports. */
+static const char *headers_end(const struct mg_request_info *info)
 {
     const char *value = info->http_headers[info->num_headers - 1].value;
-    const char *end = value + strlen(value);
 
-    if (end - info->request_method > HEADER_BYTES_MAX)
-        return false;
-    return end[1] == '\0' && end[2] == '\r' && end[3] == '\0';
+    return value + strlen(value);
 }
 
 static enum cs_status check_headers(struct cs_request *rq, struct cs_err *err)
 {
     const struct mg_request_info *info = rq->info;
+    const char *end;
     int i;
 
-    if (info->num_headers >= MG_MAX_HEADERS)
-        return cs_refuse(rq, 431, "headers_too_large", "The request has too many headers", err);
+    if (rq->worker == NULL)
+        return cs_err_nomem(err);
+    if (!begins_in_place(rq->worker, info->request_method))
+        return bad(rq, "Empty lines come before the request", err);
     if (info->num_headers < 1)
         return bad(rq, "The request has no Host header", err);
+    end = headers_end(info);
+    if (info->num_headers >= MG_MAX_HEADERS || end - info->request_method > HEADER_BYTES_MAX)
+        return cs_refuse(rq, 431, "headers_too_large", "The request's header is too large", err);
+    /* civetweb put a NUL over each line's end and stops without a word at a line that is not a
+     * header: the empty line must follow. */
+    if (end[1] != '\0' || end[2] != '\r' || end[3] != '\0')
+        return bad(rq, "A header line is malformed", err);
     for (i = 0; i < info->num_headers; i++)
         if (!note_header(rq, info->http_headers[i].name, info->http_headers[i].value))
             return bad(rq, "A header comes twice", err);
-    if (!headers_are_whole(info))
-        return bad(rq, "A header line is malformed", err);
     return CS_OK;
 }
 
@@ -289,6 +304,7 @@ void cs_req_init(struct cs_request *rq, struct cs_http *http, struct mg_connecti
     rq->http = http;
     rq->conn = conn;
     rq->info = mg_get_request_info(conn);
+    rq->worker = mg_get_thread_pointer(conn);
     rq->config = cs_core_config(http->core);
     rq->body_read = true;
     cs_buf_init(&rq->raw, 0);

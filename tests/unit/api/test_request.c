@@ -17,6 +17,7 @@ struct made {
     struct cs_http http;
     struct cs_config config;
     char allowed_hosts[64];
+    struct cs_worker worker;
     struct cs_request rq;
     struct cs_err err;
 };
@@ -57,6 +58,7 @@ static void make(struct made *m, const char *method, const char *uri, const char
     memcpy(m->http.host, "127.0.0.1", 10);
     m->rq.http = &m->http;
     m->rq.info = &m->info;
+    m->rq.worker = &m->worker;
     m->rq.config = &m->config;
     m->rq.body_read = true;
 }
@@ -224,6 +226,25 @@ static void headers_that_were_dropped_are_noticed(void **state)
     assert_int_equal(check(&m), 400);
 }
 
+static void a_request_that_does_not_begin_in_place_is_refused(void **state)
+{
+    const char *const lines[] = {"Host: localhost:3000", NULL};
+    struct made m;
+
+    (void)state;
+    make(&m, "GET", "/healthz", lines);
+    m.worker.buffer = m.text;
+    assert_int_equal(check(&m), 200);
+    make(&m, "GET", "/healthz", lines);
+    m.worker.buffer = m.text;
+    m.info.request_method = m.text + 1;
+    assert_int_equal(check(&m), 400);
+    make(&m, "GET", "/healthz", lines);
+    m.worker.buffer = m.text + 4; /* what was learned of a worse request */
+    assert_int_equal(check(&m), 200);
+    assert_ptr_equal(m.worker.buffer, m.text);
+}
+
 static void more_headers_than_are_kept_are_too_many(void **state)
 {
     const char *lines[MG_MAX_HEADERS + 1] = {"Host: localhost:3000"};
@@ -338,6 +359,7 @@ int main(void)
         cmocka_unit_test(only_the_own_origin_passes),
         cmocka_unit_test(odd_framing_is_refused),
         cmocka_unit_test(headers_that_were_dropped_are_noticed),
+        cmocka_unit_test(a_request_that_does_not_begin_in_place_is_refused),
         cmocka_unit_test(more_headers_than_are_kept_are_too_many),
         cmocka_unit_test(paths_with_escapes_or_climbs_are_refused),
         cmocka_unit_test(a_proxy_is_noticed),
