@@ -63,7 +63,7 @@ CS_MUST_USE enum cs_status cs_tls_wrap_take(struct cs_wire *lower, const struct 
  * It looks at each byte once and keeps none but those of a length. */
 struct cs_gate {
     size_t bytes_max, items_max;
-    size_t bytes, items;         /* of the reply so far */
+    size_t bytes, items;         /* of the reply so far; items: also those that arrays promise */
     int64_t left[CS_GATE_DEPTH]; /* elements that are missing at each level */
     unsigned depth;              /* open arrays */
     enum cs_gate_state {

@@ -10,7 +10,7 @@
 
 void cs_gate_init(struct cs_gate *gate, size_t bytes_max, size_t items_max)
 {
-    *gate = (struct cs_gate){.bytes_max = bytes_max, .items_max = items_max};
+    *gate = (struct cs_gate){.bytes_max = bytes_max, .items_max = items_max, .items = 1};
 }
 
 static enum cs_status refuse(struct cs_err *err, const char *why)
@@ -18,13 +18,14 @@ static enum cs_status refuse(struct cs_err *err, const char *why)
     return cs_error_set(err, CS_ERROR_PROTOCOL, "the server's reply is refused", why);
 }
 
-/* The digits as a number: -1 only as such, no leading plus, within int64_t. */
+/* The digits as a number, written as Redis writes them: no plus, no leading zero, within int64_t.
+ */
 static bool number_of(const struct cs_gate *gate, int64_t *out)
 {
     char digits[sizeof gate->digits + 1] = {0};
     memcpy(digits, gate->digits, gate->ndigits);
     const char *first = digits[0] == '-' ? digits + 1 : digits;
-    if (*first < '0' || *first > '9')
+    if (*first < '0' || *first > '9' || (*first == '0' && gate->ndigits > 1))
         return false;
     char *end = NULL;
     errno = 0;
@@ -41,7 +42,8 @@ static bool element_done(struct cs_gate *gate)
             return false;
         gate->depth--;
     }
-    gate->bytes = gate->items = 0;
+    gate->bytes = 0;
+    gate->items = 1;
     return true;
 }
 
@@ -75,6 +77,7 @@ static enum cs_status begin_array(struct cs_gate *gate, int64_t count, bool *out
         return refuse(err, "it has too many elements");
     if (gate->depth == CS_GATE_DEPTH)
         return refuse(err, "it is nested too deeply");
+    gate->items += (size_t)count; /* promised ones count: each of them will cost memory */
     gate->left[gate->depth++] = count;
     gate->state = CS_GATE_TYPE;
     return CS_OK;
@@ -101,8 +104,6 @@ static enum cs_status begin_element(struct cs_gate *gate, char type, struct cs_e
 {
     if (type == '\0' || !strchr("+-:$*", type))
         return refuse(err, "it is not RESP2");
-    if (++gate->items > gate->items_max)
-        return refuse(err, "it has too many elements");
     gate->type = type;
     gate->ndigits = 0;
     gate->line = 0;
@@ -155,20 +156,19 @@ enum cs_status cs_gate_feed(struct cs_gate *gate, const char *data, size_t len, 
     bool whole = false;
     enum cs_status rc = CS_OK;
     while (rc == CS_OK && !whole && pos < len) {
-        size_t step = gate->state == CS_GATE_BULK ? skip_bulk(gate, len - pos) : 0;
-        if (step == 0) {
-            char c = data[pos];
-            step = 1;
-            if (gate->state == CS_GATE_TYPE)
-                rc = begin_element(gate, c, err);
-            else if (gate->state == CS_GATE_END)
-                rc = end_byte(gate, c, &whole, err);
-            else
-                rc = line_byte(gate, c, &whole, err);
-        }
+        bool bulk = gate->state == CS_GATE_BULK;
+        size_t step = bulk ? skip_bulk(gate, len - pos) : 1;
+        char c = data[pos];
         pos += step;
-        if (rc == CS_OK && !whole && (gate->bytes += step) > gate->bytes_max)
+        gate->bytes += step;
+        if (gate->bytes > gate->bytes_max)
             rc = refuse(err, "it is too large");
+        else if (gate->state == CS_GATE_TYPE)
+            rc = begin_element(gate, c, err);
+        else if (!bulk && gate->state == CS_GATE_END)
+            rc = end_byte(gate, c, &whole, err);
+        else if (!bulk)
+            rc = line_byte(gate, c, &whole, err);
     }
     if (rc != CS_OK)
         return rc;
