@@ -35,11 +35,11 @@ static bool mend_nuls(char *text, size_t len)
 void cs_codex_line(char *text, size_t len, struct cs_codex_line *out)
 {
     *out = (struct cs_codex_line){.kind = CS_LINE_NOISE, .method = "", .call = -1, .len = len};
-    size_t start = 0;
-    while (start < len && (text[start] == ' ' || text[start] == '\t' || text[start] == '\r')) {
-        start++;
+    size_t skip = 0;
+    while (skip < len && (text[skip] == ' ' || text[skip] == '\t' || text[skip] == '\r')) {
+        skip++;
     }
-    if (start == len || text[start] != '{') {
+    if (skip == len || text[skip] != '{') {
         return;
     }
     out->kind = CS_LINE_BAD;

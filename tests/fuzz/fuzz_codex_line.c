@@ -108,6 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     cs_log_set_level(CS_LOG_ERROR + 1);
+    hand_spawned = 0;
     enum cs_engine_kind kind = kinds[data[0] & 3];
     struct cs_engine_options options = {
         .instance = "x", .kind = kind, .max_line = 1048576, .version = "1"};
@@ -120,7 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     start(engine, data[0], turns);
     drain(turns, done);
     if (kind != CS_ENGINE_EXEC) {
-        hand_say(hand_await("initialize"), shake);
+        hand_say(hand_await(1, "initialize"), shake);
         drain(turns, done);
     }
     const char *at = (const char *)data + 1, *end = (const char *)data + size;

@@ -30,7 +30,7 @@ struct cs_process {
 
 static pthread_mutex_t hand_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct cs_process *hand_last; /* the newest child; NULL once freed */
-static int hand_spawned;             /* children so far */
+static int hand_spawned;             /* children so far; a test may start again at 0 */
 static bool hand_refuse;             /* no child can be started */
 
 enum cs_status cs_spawner_new(const char *instance, struct cs_spawner **out_spawner,
@@ -175,15 +175,13 @@ void cs_process_describe(int wait_status, char *out, size_t cap)
     snprintf(out, cap, "ended with %d", wait_status);
 }
 
-/** The newest child once it has been started and, if @words is not NULL, was sent them; waits up to
- * 10 s. */
-static inline struct cs_process *hand_await(const char *words)
+/** The @nth child (from 1), which must be the newest, once it was sent @words; waits up to 10 s. */
+static inline struct cs_process *hand_await(int nth, const char *words)
 {
     for (int i = 0; i < 100000; i++) {
         pthread_mutex_lock(&hand_mutex);
-        struct cs_process *process = hand_last;
-        bool there =
-            process && (!words || (process->written.data && strstr(process->written.data, words)));
+        struct cs_process *process = hand_spawned == nth ? hand_last : NULL;
+        bool there = process && process->written.data && strstr(process->written.data, words);
         pthread_mutex_unlock(&hand_mutex);
         if (there) {
             return process;

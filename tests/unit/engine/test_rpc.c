@@ -152,20 +152,42 @@ static int teardown(void **state)
     return 0;
 }
 
-static void begin(const char *thread)
+static struct cs_engine_request request;
+
+/* What a turn asks for, unless a test changes it. */
+static void ask_for(enum cs_engine_kind kind, const char *thread)
 {
-    static const char prompt[] = "hello";
-    struct cs_engine_request request = {
-        .prompt = prompt,
-        .prompt_len = sizeof(prompt) - 1,
+    request = (struct cs_engine_request){
+        .kind = kind,
+        .prompt = "hello",
+        .prompt_len = 5,
         .cwd = "/tmp",
         .sandbox = "read-only",
         .thread_id = thread,
+        .preamble_bytes = 1000,
         .total_input = -1,
         .total_cached = -1,
         .total_output = -1,
     };
+}
+
+static void begin(const char *thread)
+{
+    ask_for(CS_ENGINE_APP_SERVER, thread);
     assert_int_equal(cs_engine_turn_start(engine, &request, &turn, NULL), CS_OK);
+}
+
+/* The link is the driver's first member. */
+static struct cs_link *link_of_turn(void)
+{
+    return (struct cs_link *)turn->driver;
+}
+
+static void set_limit(int *limit, int ms)
+{
+    pthread_mutex_lock(&link_of_turn()->mutex);
+    *limit = ms;
+    pthread_mutex_unlock(&link_of_turn()->mutex);
 }
 
 /* The next event's type, or -1 for none within @ms. */
@@ -179,7 +201,7 @@ static int next(int64_t ms)
 static struct cs_process *shaken(void)
 {
     assert_int_equal(next(0), -1);
-    struct cs_process *child = hand_await("initialize");
+    struct cs_process *child = hand_await(1, "initialize");
     assert_non_null(child);
     free(hand_take(child));
     hand_say(child, "{\"id\":1,\"result\":{\"userAgent\":\"x\"}}");
@@ -217,7 +239,7 @@ static void no_child_is_started_before_the_first_turn(void **state)
     usleep(20000);
     assert_int_equal(hand_spawned, 0); /* its owner has not asked for an event yet */
     assert_int_equal(next(0), -1);
-    assert_non_null(hand_await("initialize"));
+    assert_non_null(hand_await(1, "initialize"));
     assert_int_equal(hand_spawned, 1);
 }
 
@@ -235,10 +257,10 @@ static void a_handshake_without_end_is_bounded(void **state)
 {
     (void)state;
     begin(NULL);
-    ((struct cs_link *)turn->driver)->handshake_ms = 50; /* the link is the driver's first member */
+    set_limit(&link_of_turn()->handshake_ms, 50);
     assert_done(CS_UNAVAILABLE, "codex_unavailable");
     assert_non_null(strstr(event.error.msg, "in 50 ms"));
-    assert_true(hand_await(NULL)->stopped);
+    assert_true(hand_await(1, "initialize")->stopped);
 }
 
 static void a_child_that_cannot_be_started_is_unavailable(void **state)
@@ -310,12 +332,8 @@ static void what_an_old_child_said_does_not_reach_the_new_one(void **state)
     hand_end(child, 9, false, "ouch");
     usleep(1000);
     assert_int_equal(next(0), -1); /* ready and died, in this order: begin again */
-    child = hand_await("initialize");
-    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
-        usleep(100);
-    }
-    assert_int_equal(hand_spawned, 2);
-    child = hand_await("initialize");
+    child = hand_await(2, "initialize");
+    assert_non_null(child);
     char *text = hand_take(child);
     assert_null(strstr(text, "\"thread/start\""));
     free(text);
@@ -348,7 +366,7 @@ static void a_child_that_hangs_is_replaced(void **state)
 {
     (void)state;
     begin(NULL);
-    ((struct cs_link *)turn->driver)->silence_ms = 40;
+    set_limit(&link_of_turn()->silence_ms, 40);
     struct cs_process *child = shaken();
     for (int i = 0; i < 10; i++) { /* no call, so it may be silent */
         usleep(10000);
@@ -365,10 +383,7 @@ static void a_child_that_hangs_is_replaced(void **state)
     cs_engine_turn_free(turn);
     begin(NULL);
     assert_int_equal(next(0), -1);
-    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
-        usleep(100);
-    }
-    assert_int_equal(hand_spawned, 2);
+    assert_non_null(hand_await(2, "initialize"));
 }
 
 static void a_child_that_does_not_read_is_stopped(void **state)
@@ -381,10 +396,7 @@ static void a_child_that_does_not_read_is_stopped(void **state)
     assert_true(child->stopped);
     hand_end(child, 0, false, "");
     assert_int_equal(next(0), -1); /* the prompt was not sent: on the next child */
-    for (int i = 0; i < 10000 && hand_spawned < 2; i++) {
-        usleep(100);
-    }
-    assert_int_equal(hand_spawned, 2);
+    assert_non_null(hand_await(2, "initialize"));
 }
 
 /* Take the events that come within @ms; whether the last one was among them. */
@@ -400,31 +412,142 @@ static bool drain(struct cs_engine_turn *one, int64_t ms)
     return false;
 }
 
-/* A whole turn, answered by hand; ends in any way, but ends. */
-static void whole_turn(void *arg)
+static void bad_lines_are_counted(void **state)
+{
+    (void)state;
+    begin(NULL);
+    struct cs_process *child = shaken();
+    hand_say(child, "{\"id\":");
+    hand_say(child, "chatter");
+    hand_say(child, "{}");
+    assert_int_equal(link_of_turn()->bad_lines, 2);
+}
+
+/* Bring a turn on thread t to the point where it runs as u. */
+static struct cs_process *running(void)
+{
+    begin(NULL);
+    struct cs_process *child = shaken();
+    assert_int_equal(next(0), -1);
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"}}}");
+    assert_int_equal(next(0), CS_EVENT_THREAD);
+    assert_int_equal(next(0), -1);
+    hand_say(child, "{\"id\":3,\"result\":{\"turn\":{\"id\":\"u\"}}}");
+    assert_int_equal(next(0), CS_EVENT_STARTED);
+    free(hand_take(child));
+    return child;
+}
+
+static void an_answer_that_came_only_with_the_end_is_told(void **state)
+{
+    (void)state;
+    struct cs_process *child = running();
+    hand_say(child, "{\"method\":\"turn/"
+                    "completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\",\"status\":"
+                    "\"completed\",\"items\":[{\"type\":\"agentMessage\",\"text\":\"late\"},{"
+                    "\"type\":\"x\"}]}}}");
+    assert_int_equal(next(0), CS_EVENT_MESSAGE);
+    assert_string_equal(event.text, "late");
+    assert_done(CS_OK, NULL);
+}
+
+static void a_turn_that_failed_without_a_reason_has_a_sentence(void **state)
+{
+    (void)state;
+    struct cs_process *child = running();
+    hand_say(
+        child,
+        "{\"method\":\"turn/completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\"}}}");
+    assert_done(CS_UPSTREAM, "codex_error");
+    assert_true(strlen(event.error.msg) > 0);
+}
+
+static void a_thread_that_codex_unloads_is_resumed(void **state)
+{
+    (void)state;
+    struct cs_process *child = running();
+    hand_say(child,
+             "{\"method\":\"thread/closed\",\"params\":{\"threadId\":\"t\"}}"); /* not while a turn
+                                                                                   runs */
+    hand_say(child, "{\"method\":\"turn/"
+                    "completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\",\"status\":"
+                    "\"completed\"}}}");
+    assert_done(CS_OK, NULL);
+    cs_engine_turn_free(turn);
+    hand_say(child, "{\"method\":\"thread/closed\",\"params\":{\"threadId\":\"t\"}}");
+    begin("t");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "thread/resume");
+}
+
+static enum cs_status no_past(void *arg, const struct cs_engine_item **out_items, size_t *out_count,
+                              struct cs_err *err)
 {
     (void)arg;
-    static const char *const replies[] = {
-        "{\"id\":1,\"result\":{\"userAgent\":\"x\"}}",
-        "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"},\"model\":\"m\",\"sandbox\":{\"type\":"
-        "\"readOnly\"}}}",
-        "{\"id\":3,\"result\":{\"turn\":{\"id\":\"u\"}}}",
-        "{\"method\":\"item/agentMessage/"
-        "delta\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"delta\":\"hi\"}}",
-        "{\"method\":\"item/completed\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"item\":"
-        "{\"type\":\"agentMessage\",\"text\":\"hi\"}}}",
-        "{\"method\":\"thread/tokenUsage/"
-        "updated\",\"params\":{\"threadId\":\"t\",\"turnId\":\"u\",\"tokenUsage\":"
-        "{\"total\":{\"inputTokens\":3},\"last\":{\"inputTokens\":3}}}}",
-        "{\"method\":\"turn/"
-        "completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\",\"status\":"
-        "\"completed\"}}}",
-    };
+    (void)out_items;
+    (void)out_count;
+    return cs_err_set(err, CS_IO, "disk_gone", "the transcript cannot be read");
+}
+
+/* The handshake of either kind, for a turn whose transcript cannot be read. */
+static struct cs_process *shaken_without_a_past(enum cs_engine_kind kind, int nth)
+{
+    ask_for(kind, NULL);
+    request.history = no_past;
+    assert_int_equal(cs_engine_turn_start(engine, &request, &turn, NULL), CS_OK);
+    assert_int_equal(next(0), -1);
+    struct cs_process *child = hand_await(nth, "initialize");
+    assert_non_null(child);
+    hand_say(child, "{\"id\":1,\"result\":{\"userAgent\":\"x\",\"serverInfo\":{\"name\":\"x\"}}}");
+    return child;
+}
+
+static void a_transcript_that_cannot_be_read_ends_the_turn(void **state)
+{
+    (void)state;
+    struct cs_process *child = shaken_without_a_past(CS_ENGINE_APP_SERVER, 1);
+    assert_int_equal(next(0), -1);
+    hand_say(child, "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"}}}");
+    assert_done(CS_IO, "disk_gone");
+    cs_engine_turn_free(turn);
+    (void)shaken_without_a_past(CS_ENGINE_MCP, 2);
+    assert_done(CS_IO, "disk_gone");
+}
+
+static void an_mcp_server_of_another_kind_is_refused(void **state)
+{
+    (void)state;
+    ask_for(CS_ENGINE_MCP, NULL);
+    assert_int_equal(cs_engine_turn_start(engine, &request, &turn, NULL), CS_OK);
+    assert_int_equal(next(0), -1);
+    hand_say(hand_await(1, "initialize"), "{\"id\":1,\"result\":{}}");
+    assert_done(CS_UNAVAILABLE, "codex_unavailable");
+}
+
+static void an_mcp_error_has_its_sentence(void **state)
+{
+    (void)state;
+    ask_for(CS_ENGINE_MCP, NULL);
+    request.model = "m";
+    assert_int_equal(cs_engine_turn_start(engine, &request, &turn, NULL), CS_OK);
+    assert_int_equal(next(0), -1);
+    struct cs_process *child = hand_await(1, "initialize");
+    hand_say(child, "{\"id\":1,\"result\":{\"serverInfo\":{\"name\":\"x\"}}}");
+    assert_int_equal(next(0), -1);
+    assert_sent(child, "\"model\":\"m\"");
+    hand_say(child, "{\"id\":2,\"error\":{\"code\":-32602,\"message\":\"bad arguments\"}}");
+    assert_done(CS_UPSTREAM, "codex_error");
+    assert_string_equal(event.error.msg, "bad arguments");
+}
+
+/* A whole turn, answered by hand; ends in any way, but ends. */
+static void whole_turn(enum cs_engine_kind kind, const char *const *replies, size_t count)
+{
     struct cs_engine_options options = {.instance = "x", .max_line = 1048576, .version = "1"};
-    struct cs_engine_request request = {
-        .prompt = "hello", .prompt_len = 5, .cwd = "/", .sandbox = "read-only"};
     struct cs_engine *one = NULL;
     struct cs_engine_turn *mine = NULL;
+    ask_for(kind, NULL);
+    request.model = "m";
     if (cs_engine_new(&options, &one, NULL) != CS_OK) {
         return;
     }
@@ -433,7 +556,7 @@ static void whole_turn(void *arg)
         for (int i = 0; i < 1000 && !done && !hand_live(); i++) {
             done = drain(mine, 1);
         }
-        for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]) && !done && hand_live(); i++) {
+        for (size_t i = 0; i < count && !done && hand_live(); i++) {
             hand_say(hand_live(), replies[i]);
             done = drain(mine, 0);
         }
@@ -444,12 +567,50 @@ static void whole_turn(void *arg)
     cs_engine_free(one, cs_mono_ms());
 }
 
+#define OF_TURN "\"params\":{\"threadId\":\"t\",\"turnId\":\"u\","
+#define OF_CALL                                                                                    \
+    "{\"method\":\"codex/event\",\"params\":{\"_meta\":{\"requestId\":2},\"id\":\"u\",\"msg\":"
+
+static void whole_app_server_turn(void *arg)
+{
+    static const char *const replies[] = {
+        "{\"id\":1,\"result\":{\"userAgent\":\"x\"}}",
+        "{\"id\":2,\"result\":{\"thread\":{\"id\":\"t\"},\"model\":\"m\",\"sandbox\":{\"type\":"
+        "\"readOnly\"}}}",
+        "{\"id\":3,\"result\":{\"turn\":{\"id\":\"u\"}}}",
+        "{\"method\":\"item/agentMessage/delta\"," OF_TURN "\"delta\":\"hi\"}}",
+        "{\"method\":\"item/completed\"," OF_TURN
+        "\"item\":{\"type\":\"agentMessage\",\"text\":\"hi\"}}}",
+        "{\"method\":\"thread/tokenUsage/updated\"," OF_TURN
+        "\"tokenUsage\":{\"total\":{\"inputTokens\":3},\"last\":{\"inputTokens\":3}}}}",
+        "{\"method\":\"turn/completed\"," OF_TURN
+        "\"turn\":{\"id\":\"u\",\"status\":\"completed\"}}}",
+    };
+    (void)arg;
+    whole_turn(CS_ENGINE_APP_SERVER, replies, sizeof(replies) / sizeof(replies[0]));
+}
+
+static void whole_mcp_turn(void *arg)
+{
+    static const char *const replies[] = {
+        "{\"id\":1,\"result\":{\"serverInfo\":{\"name\":\"x\"}}}",
+        OF_CALL "{\"type\":\"session_configured\",\"session_id\":\"t\",\"model\":\"m\"}}}",
+        OF_CALL "{\"type\":\"task_started\",\"turn_id\":\"u\"}}}",
+        OF_CALL "{\"type\":\"agent_message_content_delta\",\"delta\":\"hi\"}}}",
+        OF_CALL "{\"type\":\"agent_message\",\"message\":\"hi\"}}}",
+        OF_CALL "{\"type\":\"error\",\"message\":\"no\"}}}",
+        "{\"id\":2,\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]}}",
+    };
+    (void)arg;
+    whole_turn(CS_ENGINE_MCP, replies, sizeof(replies) / sizeof(replies[0]));
+}
+
 static void any_one_allocation_may_fail(void **state)
 {
     (void)state;
     cs_log_set_level(CS_LOG_ERROR + 1);
-    long failures = fault_sweep(whole_turn, NULL);
-    assert_true(failures > 20);
+    assert_true(fault_sweep(whole_app_server_turn, NULL) > 100);
+    assert_true(fault_sweep(whole_mcp_turn, NULL) > 100);
 }
 
 #define LINE(name) cmocka_unit_test_teardown(name, forget_line)
@@ -477,6 +638,13 @@ int main(void)
         LINK(a_closed_thread_is_loaded_again),
         LINK(a_child_that_hangs_is_replaced),
         LINK(a_child_that_does_not_read_is_stopped),
+        LINK(bad_lines_are_counted),
+        LINK(an_answer_that_came_only_with_the_end_is_told),
+        LINK(a_turn_that_failed_without_a_reason_has_a_sentence),
+        LINK(a_thread_that_codex_unloads_is_resumed),
+        LINK(a_transcript_that_cannot_be_read_ends_the_turn),
+        LINK(an_mcp_server_of_another_kind_is_refused),
+        LINK(an_mcp_error_has_its_sentence),
         cmocka_unit_test(any_one_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
