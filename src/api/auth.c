@@ -46,14 +46,9 @@ bool cs_limiter_take(struct cs_limiter *limiter, int64_t now, int *out_seconds)
     return taken;
 }
 
-static enum cs_status check_token_text(const char *text, size_t len, const char *path,
-                                       struct cs_err *err)
+static bool is_token_text(const struct cs_buf *text)
 {
-    if (len != CS_TOKEN_LEN || strspn(text, "0123456789abcdef") != CS_TOKEN_LEN)
-        return cs_err_set(err, CS_CORRUPT, "bad_token",
-                          "%s does not hold a token of %d hex digits: delete it for a new one",
-                          path, CS_TOKEN_LEN);
-    return CS_OK;
+    return text->len == CS_TOKEN_LEN && strspn(text->data, "0123456789abcdef") == CS_TOKEN_LEN;
 }
 
 static enum cs_status read_token(const char *path, char out[CS_TOKEN_LEN + 1], struct cs_err *err)
@@ -67,13 +62,14 @@ static enum cs_status read_token(const char *path, char out[CS_TOKEN_LEN + 1], s
     if (rc == CS_OK && (stat(path, &st) != 0 || (st.st_mode & 077) != 0))
         rc = cs_err_set(err, CS_DENIED, "token_exposed",
                         "%s can be read by others: delete it for a new one", path);
-    if (rc == CS_OK) {
-        while (text.len > 0 && (text.data[text.len - 1] == '\n' || text.data[text.len - 1] == '\r'))
-            text.data[--text.len] = '\0';
-        rc = check_token_text(text.data != NULL ? text.data : "", text.len, path, err);
-    }
-    if (rc == CS_OK)
+    while (rc == CS_OK && text.len > 0 && text.data[text.len - 1] == '\n')
+        text.data[--text.len] = '\0';
+    if (rc == CS_OK && is_token_text(&text))
         memcpy(out, text.data, CS_TOKEN_LEN + 1);
+    else if (rc == CS_OK)
+        rc = cs_err_set(err, CS_CORRUPT, "bad_token",
+                        "%s does not hold a token of %d hex digits: delete it for a new one", path,
+                        CS_TOKEN_LEN);
     if (text.data != NULL)
         explicit_bzero(text.data, text.cap);
     cs_buf_fini(&text);

@@ -20,8 +20,8 @@
 #include "cs/base/uuid.h"
 #include "priv.h"
 
-#define SPARE_WORKERS 256 /* never wait for turns: they serve reads */
-#define KNOCK_MS      20
+#define SPARE_WORKERS 256      /* never wait for turns: they serve reads */
+#define PAUSE_NS      10000000 /* between two looks */
 #define KNOCK_STACK   65536
 #define STOP_MS       5000 /* for answers under way when the server stops */
 
@@ -295,7 +295,7 @@ static enum cs_status prepare(struct cs_http *http, const struct cs_http_options
     enum cs_status rc;
 
     http->core = options->core;
-    http->wait_max = (int)(threads >= 2 * SPARE_WORKERS ? threads - SPARE_WORKERS : threads / 2);
+    http->wait_max = (int)(threads / 2 >= SPARE_WORKERS ? threads - SPARE_WORKERS : threads / 2);
     http->version = strdup(options->version);
     http->notice = options->notice != NULL ? strdup(options->notice) : NULL;
     if (http->version == NULL || (options->notice != NULL && http->notice == NULL))
@@ -356,7 +356,7 @@ void cs_http_quiesce(struct cs_http *http)
 static void *knock(void *arg)
 {
     const struct cs_http *http = arg;
-    struct timespec moment = {.tv_nsec = KNOCK_MS * 1000000};
+    struct timespec moment = {.tv_nsec = PAUSE_NS};
     const struct sockaddr *address = (const struct sockaddr *)(const void *)&http->listen;
 
     while (!atomic_load(&http->stopped)) {
@@ -385,7 +385,7 @@ static void stop_civetweb(struct cs_http *http)
 
 void cs_http_stop(struct cs_http *http)
 {
-    struct timespec moment = {.tv_nsec = 10 * 1000000};
+    struct timespec moment = {.tv_nsec = PAUSE_NS};
     int64_t deadline = cs_mono_ms() + STOP_MS;
 
     if (http == NULL)

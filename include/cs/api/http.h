@@ -12,15 +12,17 @@ struct cs_http;
 
 struct cs_http_options {
     struct cs_core *core;
-    const char *token_path; /* file with the bearer token; created (0600, 32 random bytes in hex) when missing */
+    const char *token_path; /* file with the bearer token; created (0600, 32 random bytes in hex)
+                               when missing */
     const char *version;
-    const char *notice;     /* shown in /health: e.g. that a damaged database was quarantined; or NULL */
+    const char
+        *notice; /* shown in /health: e.g. that a damaged database was quarantined; or NULL */
 };
 
-/** Bind and serve. The address and port come from the settings. CS_DENIED when a non-loopback host lacks allow_remote;
- * CS_CONFLICT, code "port_in_use". */
-CS_MUST_USE enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_http **out_http,
-                                         struct cs_err *err);
+/** Bind and serve. The address and port come from the settings. CS_DENIED when a non-loopback host
+ * lacks allow_remote; CS_CONFLICT, code "port_in_use". */
+CS_MUST_USE enum cs_status cs_http_start(const struct cs_http_options *options,
+                                         struct cs_http **out_http, struct cs_err *err);
 /** The port in use (useful with port 0). */
 int cs_http_port(const struct cs_http *http);
 /** Stop accepting: requests under way go on, new ones get 503 shutting_down. */
@@ -28,7 +30,8 @@ void cs_http_quiesce(struct cs_http *http);
 /** Wait for workers and free. NULL is a no-op. */
 void cs_http_stop(struct cs_http *http);
 
-/** Read the token, creating it when missing (the verb `token` uses it too). @out has room for 65 bytes. */
+/** Read the token, creating it when missing (the verb `token` uses it too). @out has room for 65
+ * bytes. */
 CS_MUST_USE enum cs_status cs_token_load(const char *path, char out[65], struct cs_err *err);
 
 #endif
