@@ -70,6 +70,10 @@ class Phase:
     def count(self, code):
         return Count(int(code == 0), int(code != 0))
 
+    def digest(self):
+        """What of the log to show when the phase failed."""
+        return self.log.read_text("utf-8", "replace").splitlines()[-60:]
+
 
 class Build(Phase):
     """Configures and builds a preset; counts only when it fails."""
@@ -96,6 +100,11 @@ class Unit(Phase):
         failed = sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) test", text))
         failed_programs = len(re.findall(r"^ *\d+/\d+ Test .*(\*\*\*|Not Run)", text, re.MULTILINE))
         return Count(passed, max(failed, failed_programs))
+
+    def digest(self):
+        telling = re.compile(r"FAILED|\*\*\*|ERROR|WARNING|SUMMARY|Not Run| error: |LINE|^\d+: *#[0-6] ")
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        return [line for line in lines if telling.search(line)][:80]
 
 
 class Pytest(Phase):
@@ -127,22 +136,23 @@ class Pytest(Phase):
 
 
 class Fuzz(Phase):
-    """Every fuzz target for a while, on a copy of its corpus."""
+    """Every fuzz target for a while, from its seeds and from what once found a bug."""
 
     def __init__(self, seconds):
         script = """
-            set -e
             found=0
             for target in $(find build/fuzz -type f -name 'fuzz_*' -perm -u+x | sort); do
-                name=$(basename "$target")
+                name=${target##*/fuzz_}
                 found=$((found + 1))
-                mkdir -p "build/fuzz-corpus/$name"
-                seeds=tests/fuzz/corpus/${name#fuzz_}
-                [ -d "$seeds" ] || seeds=
+                set -- -max_total_time=$0 -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/test-logs/$name-
+                [ ! -e tests/fuzz/$name.dict ] || set -- "$@" -dict=tests/fuzz/$name.dict
+                set -- "$@" build/fuzz-corpus/$name
+                mkdir -p build/fuzz-corpus/$name
+                for seeds in tests/fuzz/corpus/$name tests/fuzz/regressions/$name; do
+                    [ ! -d $seeds ] || set -- "$@" $seeds
+                done
                 echo "== $name"
-                if "$target" -max_total_time=$0 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-                    -artifact_prefix="build/test-logs/$name-" "build/fuzz-corpus/$name" $seeds
-                then echo "fuzz passed: $name"; else echo "fuzz failed: $name"; fi
+                if "$target" "$@"; then echo "fuzz passed: $name"; else echo "fuzz failed: $name"; fi
             done
             [ $found -gt 0 ]
         """
@@ -234,8 +244,8 @@ def report(phase):
     result = phase.result
     line = f"{phase.name:14} {phase.seconds:6.0f} s  {result.passed:4} passed"
     if result.failed:
-        tail = phase.log.read_text("utf-8", "replace").splitlines()[-60:]
-        line += f", {result.failed} failed; from {phase.log.relative_to(ROOT)}:\n    " + "\n    ".join(tail)
+        where = phase.log.relative_to(ROOT)
+        line += f", {result.failed} failed; from {where}:\n    " + "\n    ".join(phase.digest())
     print(line, flush=True)
 
 
