@@ -26,6 +26,7 @@ struct cs_db {
     int64_t origin;                /* of this start */
     int64_t tops[CS_TOP_COUNT];    /* greatest ids given out; a rolled back one leaves a gap */
     int64_t tally[CS_TALLY_COUNT]; /* counted in this transaction, not yet in the table */
+    char host[64];                 /* name that messages carry; "": none */
     struct cs_buf scratch;         /* where messages are rendered */
     int wal_pages;                 /* in the WAL after the last commit */
     int checkpoint_at;             /* pages in the WAL that are worth a checkpoint */

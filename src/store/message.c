@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "branch.h"
 #include "cs/base/clock.h"
 #include "cs/base/hash.h"
 #include "cs/base/json.h"
@@ -128,7 +129,37 @@ enum cs_status cs_message_hash(const struct cs_buf *sealed, unsigned char out[CS
     return status;
 }
 
-static void render(struct cs_buf *out, const struct cs_message_new *message)
+/* Branches form between turns: what a turn adds hangs on what it added before, also when another
+ * host's message came in between. */
+static enum cs_status find_parent(struct cs_db *db, const struct cs_message_new *message,
+                                  const struct place *newest, struct cs_identity *identity,
+                                  struct cs_err *err)
+{
+    bool ours = false;
+    struct cs_sql q;
+    enum cs_status status;
+
+    identity->parent_origin = newest->origin;
+    identity->parent_seq = newest->seq;
+    if (newest->origin == db->origin || identity->seq == 1 || message->turn == NULL)
+        return CS_OK;
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_TURN);
+    cs_sql_int(&q, message->session);
+    cs_sql_int(&q, db->origin);
+    if (cs_sql_next(&q)) {
+        const char *turn = cs_sql_get_text(&q, 0, NULL);
+
+        ours = turn != NULL && strcmp(turn, message->turn) == 0;
+    }
+    status = cs_sql_end(&q, "read the turn's last message", err);
+    if (status != CS_OK || !ours)
+        return status;
+    identity->parent_origin = db->origin;
+    identity->parent_seq = identity->seq - 1;
+    return cs_branch_flag(db, message->session, err);
+}
+
+static void render(struct cs_buf *out, const struct cs_message_new *message, const char *host)
 {
     char iso[CS_ISO_MAX];
 
@@ -143,6 +174,10 @@ static void render(struct cs_buf *out, const struct cs_message_new *message)
     if (message->turn != NULL) {
         cs_buf_adds(out, ",\"turnId\":");
         cs_json_quote(out, message->turn, strlen(message->turn));
+    }
+    if (host[0] != '\0') {
+        cs_buf_adds(out, ",\"host\":");
+        cs_json_quote(out, host, strlen(host));
     }
     if (message->extra != NULL && message->extra[0] != '\0') {
         cs_buf_addc(out, ',');
@@ -198,12 +233,13 @@ enum cs_status cs_message_append(struct cs_db *db, const struct cs_message_new *
         return status;
     identity.hlc = cs_hlc_next(newest.hlc, cs_clock_ms());
     identity.origin = db->origin;
-    identity.parent_origin = newest.origin;
-    identity.parent_seq = newest.seq;
+    status = find_parent(db, message, &newest, &identity, err);
+    if (status != CS_OK)
+        return status;
 
     cs_buf_reset(&db->scratch);
     cs_identity_add(&db->scratch, &identity);
-    render(&db->scratch, message);
+    render(&db->scratch, message, db->host);
     status = cs_buf_check(&db->scratch, err);
     id = ++db->tops[CS_TOP_MESSAGE];
     if (status == CS_OK)
@@ -266,6 +302,59 @@ static enum cs_status find_start(struct cs_db *db, struct page *page, struct cs_
     return cs_sql_end(&q, "find the page of the history", err);
 }
 
+static bool before(const struct place *a, const struct place *b)
+{
+    if (a->hlc != b->hlc)
+        return a->hlc < b->hlc;
+    return a->origin != b->origin ? a->origin < b->origin : a->seq < b->seq;
+}
+
+/* A message with a badge: it is not on the way to the newest one. */
+static void add_badged(struct cs_buf *out, const char *frag, size_t len)
+{
+    cs_buf_add(out, frag, len - 1);
+    cs_buf_adds(out, ",\"branch\":true}");
+}
+
+/* The page of a session that has branches: all of it is walked. */
+static enum cs_status read_branched(struct cs_db *db, const struct page *page, struct cs_buf *out,
+                                    int64_t *out_count, struct cs_err *err)
+{
+    struct cs_path path = {0};
+    int64_t count = 0;
+    size_t hint = 0;
+    struct cs_sql q;
+    enum cs_status status = cs_path_read(db, page->session, &path, err);
+
+    if (status != CS_OK)
+        return status;
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_ALL);
+    cs_sql_int(&q, page->session);
+    while (out->status == CS_OK && cs_sql_next(&q)) {
+        struct place at = read_place(&q);
+        bool active = cs_path_active(&path, at.origin, at.seq, &hint);
+        size_t len = 0;
+        const char *frag = cs_sql_get_bytes(&q, 7, &len);
+
+        if ((page->start_id != 0 && before(&at, &page->start)) || !before(&at, &page->before) ||
+            frag == NULL || len < 2)
+            continue;
+        if (count++ > 0)
+            cs_buf_addc(out, ',');
+        if (active)
+            cs_buf_add(out, frag, len);
+        else
+            add_badged(out, frag, len);
+    }
+    cs_path_fini(&path);
+    status = cs_sql_end(&q, "read the history", err);
+    if (status == CS_OK)
+        status = cs_buf_check(out, err);
+    if (status == CS_OK)
+        *out_count = count;
+    return status;
+}
+
 static enum cs_status read_page(struct cs_db *db, const struct page *page, struct cs_buf *out,
                                 int64_t *out_count, struct cs_err *err)
 {
@@ -300,21 +389,23 @@ static enum cs_status read_page(struct cs_db *db, const struct page *page, struc
     return status;
 }
 
-enum cs_status cs_message_history(struct cs_db *db, int64_t session, unsigned limit, int64_t before,
-                                  struct cs_buf *out, int64_t *out_count, int64_t *out_before,
-                                  struct cs_err *err)
+enum cs_status cs_message_history(struct cs_db *db, int64_t session, unsigned limit,
+                                  int64_t position, struct cs_buf *out, int64_t *out_count,
+                                  int64_t *out_before, struct cs_err *err)
 {
     struct page page = {.session = session, .limit = limit, .before = END_OF_TIME};
     size_t len = out->len;
     int64_t count = 0;
-    enum cs_status status = CS_OK;
+    bool branched = false;
+    enum cs_status status = cs_branch_flagged(db, session, &branched, err);
 
-    if (before != 0)
-        status = find_before(db, before, &page, err);
+    if (status == CS_OK && position != 0)
+        status = find_before(db, position, &page, err);
     if (status == CS_OK)
         status = find_start(db, &page, err);
     if (status == CS_OK)
-        status = read_page(db, &page, out, &count, err);
+        status = branched ? read_branched(db, &page, out, &count, err)
+                          : read_page(db, &page, out, &count, err);
     if (status != CS_OK) {
         if (out->data != NULL) { /* as it was, for a caller that goes on with the buffer */
             out->len = len;
@@ -486,19 +577,26 @@ enum cs_status cs_message_transcript(struct cs_db *db, int64_t session, const ch
 {
     struct cs_transcript *transcript = calloc(1, sizeof *transcript);
     struct answered answered = {NULL, 0, 0};
-    size_t cap = 0;
+    struct cs_path path = {0};
+    bool branched = false;
+    size_t cap = 0, hint = 0;
     struct cs_sql q;
     enum cs_status status, read;
 
     if (transcript == NULL)
         return cs_err_nomem(err);
     status = find_answered(db, session, &answered, err);
+    if (status == CS_OK)
+        status = cs_branch_flagged(db, session, &branched, err);
+    if (status == CS_OK && branched)
+        status = cs_path_read(db, session, &path, err);
     if (status != CS_OK)
         goto out;
     cs_sql_begin(&q, db, CS_SQL_MESSAGE_TALK);
     cs_sql_int(&q, session);
     while (status == CS_OK && cs_sql_next(&q)) {
-        if (wanted(&answered, cs_sql_get_text(&q, 1, NULL), except))
+        if (cs_path_active(&path, cs_sql_get_int(&q, 3), cs_sql_get_int(&q, 4), &hint) &&
+            wanted(&answered, cs_sql_get_text(&q, 1, NULL), except))
             status = add_item(&q, transcript, &cap, err);
     }
     read = cs_sql_end(&q, "read the transcript", err);
@@ -510,6 +608,7 @@ enum cs_status cs_message_transcript(struct cs_db *db, int64_t session, const ch
     }
 
 out:
+    cs_path_fini(&path);
     free(answered.tids);
     cs_transcript_free(transcript);
     return status;

@@ -11,7 +11,7 @@
 #define SESSION_COLUMNS                                                                            \
     "SELECT s.id, s.sid, s.cid, s.user, s.own, s.model, s.sandbox, s.cwd, s.title, "               \
     "s.initial_prompt, s.engine, s.origin, s.created_at, s.ttl_ms, s.archived_at, "                \
-    "s.archive_reason, s.restored_at, n.at, n.kind, "                                              \
+    "s.archive_reason, s.restored_at, n.at, n.kind, s.branched, "                                  \
     "(SELECT count(*) FROM message WHERE session = s.id) "                                         \
     "FROM session AS s LEFT JOIN message AS n "                                                    \
     "ON n.id = (SELECT id FROM message WHERE session = s.id " NEWEST ") "
@@ -22,6 +22,11 @@
     "t.engine_version, t.thread_id, t.engine_turn_id, t.input, t.cached_input, t.output, "         \
     "t.total_input, t.total_cached_input, t.total_output, t.prompt_message, t.answer_message, "    \
     "t.error_code, t.error, t.evicted "
+
+#define REPLICA_COLUMNS                                                                            \
+    "SELECT hlc, origin, seq, parent_origin, parent_seq, kind, at, frag, id FROM message "
+
+#define OWN_MESSAGE "EXISTS (SELECT 1 FROM origin AS o WHERE o.id = m.origin) "
 
 #define BEFORE "(hlc, origin, seq) < (?2, ?3, ?4) "
 
@@ -47,7 +52,8 @@ static const struct {
     [CS_SQL_SESSION_BY_ID] = {SESSION_COLUMNS "WHERE s.id = ?1", false},
     [CS_SQL_SESSION_BY_SID] = {SESSION_COLUMNS "WHERE s.sid = ?1", false},
     [CS_SQL_SESSION_BY_CID] = {SESSION_COLUMNS "WHERE s.cid = ?1", false},
-    [CS_SQL_SESSION_STATE] = {"SELECT archived_at IS NULL FROM session WHERE id = ?1", false},
+    [CS_SQL_SESSION_STATE] = {"SELECT archived_at IS NULL, branched FROM session WHERE id = ?1",
+                              false},
     [CS_SQL_SESSION_SET_MODEL] = {"UPDATE session SET model = ?2 WHERE id = ?1", true},
     [CS_SQL_SESSION_ARCHIVE] =
         {"UPDATE session SET archived_at = ?2, archive_reason = ?3, check_at = NULL "
@@ -119,7 +125,7 @@ static const struct {
          false},
     [CS_SQL_MESSAGE_ANSWERED] =
         {"SELECT turn FROM message WHERE session = ?1 AND kind = 1 AND turn IS NOT NULL", false},
-    [CS_SQL_MESSAGE_TALK] = {"SELECT kind, turn, frag FROM message WHERE session = ?1 "
+    [CS_SQL_MESSAGE_TALK] = {"SELECT kind, turn, frag, origin, seq FROM message WHERE session = ?1 "
                              "AND kind IN (0, 1, 2) ORDER BY hlc, origin, seq",
                              false},
     [CS_SQL_MESSAGE_BY_ID] = {"SELECT frag FROM message WHERE id = ?1", false},
@@ -162,6 +168,84 @@ static const struct {
         {"DELETE FROM idempotency WHERE turn IN (SELECT t.id FROM message AS m "
          "CROSS JOIN turn AS t ON t.tid = m.turn WHERE m.session = ?1)",
          true},
+
+    [CS_SQL_REPLICA_VECTOR] =
+        {"SELECT origin, max(seq) FROM message WHERE session = ?1 GROUP BY origin", false},
+    [CS_SQL_REPLICA_ALL] = {REPLICA_COLUMNS "WHERE session = ?1 ORDER BY hlc, origin, seq", false},
+    [CS_SQL_REPLICA_FROM] = {REPLICA_COLUMNS "WHERE session = ?1 AND origin = ?2 AND seq >= ?3 "
+                                             "ORDER BY hlc, origin, seq",
+                             false},
+    [CS_SQL_REPLICA_NEWS] = {"SELECT m.id, m.session, s.sid, m.origin, m.seq FROM message AS m "
+                             "CROSS JOIN session AS s ON s.id = m.session WHERE m.id > ?1 "
+                             "AND " OWN_MESSAGE "ORDER BY m.id",
+                             false},
+    [CS_SQL_REPLICA_UNSENT] = {"SELECT 1 FROM message AS m WHERE m.session = ?1 AND m.id > ?2 "
+                               "AND " OWN_MESSAGE "LIMIT 1",
+                               false},
+    [CS_SQL_REPLICA_PENDING] = {"SELECT count(*), count(DISTINCT m.session), min(m.at) "
+                                "FROM message AS m WHERE m.id > ?1 AND " OWN_MESSAGE,
+                                false},
+    [CS_SQL_REPLICA_LAST] =
+        {"SELECT seq, hlc FROM message WHERE session = ?1 AND origin = ?2 " NEWEST, false},
+    [CS_SQL_REPLICA_HASH] =
+        {"SELECT parent_origin, parent_seq, frag FROM message WHERE session = ?1 "
+         "AND hlc = ?2 AND origin = ?3 AND seq = ?4",
+         false},
+    [CS_SQL_REPLICA_RENUMBER] = {"UPDATE message SET origin = ?2, seq = ?3, parent_origin = ?4, "
+                                 "parent_seq = ?5, hash = ?6 WHERE id = ?1",
+                                 true},
+    [CS_SQL_REPLICA_TURN] = {"SELECT turn FROM message WHERE session = ?1 AND origin = ?2 " NEWEST,
+                             false},
+    [CS_SQL_REPLICA_OWN] = {"SELECT 1 FROM origin WHERE id = ?1", false},
+    [CS_SQL_REPLICA_SET_BRANCHED] =
+        {"UPDATE session SET branched = 1 WHERE id = ?1 AND branched = 0", true},
+    [CS_SQL_REPLICA_LINKS] = {"SELECT origin, seq, parent_origin, parent_seq FROM message "
+                              "WHERE session = ?1 ORDER BY hlc, origin, seq",
+                              false},
+    [CS_SQL_REPLICA_USER] =
+        {"SELECT min(user) FROM session WHERE user > ?1 AND archived_at IS NULL", false},
+    [CS_SQL_REPLICA_SIDS] =
+        {"SELECT sid FROM session WHERE user = ?1 AND archived_at IS NULL AND sid > ?2 "
+         "ORDER BY sid LIMIT ?3",
+         false},
+
+    [CS_SQL_MARK_GET] = {"SELECT cid, user, dirty, unsent, generation, stamp, aside, tomb "
+                         "FROM mark WHERE sid = ?1",
+                         false},
+    [CS_SQL_MARK_FLAG] = {"INSERT INTO mark (sid, dirty, unsent, generation) VALUES (?1, 1, ?2, 1) "
+                          "ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = NULL, "
+                          "unsent = max(unsent, excluded.unsent), generation = generation + 1",
+                          true},
+    [CS_SQL_MARK_CLEAN] =
+        {"UPDATE mark SET dirty = 0, unsent = 0, aside = NULL WHERE sid = ?1 AND generation = ?2",
+         true},
+    [CS_SQL_MARK_ASIDE] = {"INSERT INTO mark (sid, dirty, aside) VALUES (?1, 1, ?2) "
+                           "ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = excluded.aside",
+                           true},
+    [CS_SQL_MARK_STAMP] = {"INSERT INTO mark (sid, stamp) VALUES (?1, ?2) ON CONFLICT (sid) "
+                           "DO UPDATE SET stamp = max(stamp, excluded.stamp)",
+                           true},
+    [CS_SQL_MARK_BURY] =
+        {"INSERT INTO mark (sid, cid, user, dirty, generation, tomb, tomb_at) "
+         "VALUES (?1, ?2, ?3, 1, 1, ?4, ?5) ON CONFLICT (sid) DO UPDATE SET cid = excluded.cid, "
+         "user = excluded.user, dirty = 1, aside = NULL, generation = generation + 1, "
+         "tomb = excluded.tomb, tomb_at = excluded.tomb_at",
+         true},
+    [CS_SQL_MARK_PURGE] = {"DELETE FROM mark WHERE tomb_at <= ?1", true},
+    [CS_SQL_MARK_LIST] = {"SELECT sid FROM mark WHERE dirty = 1 AND sid > ?1 "
+                          "AND (?2 OR aside IS NULL) ORDER BY sid LIMIT ?3",
+                          false},
+    [CS_SQL_MARK_SIDS] = {"SELECT sid FROM mark WHERE user = ?1 AND sid > ?2 ORDER BY sid LIMIT ?3",
+                          false},
+    [CS_SQL_MARK_COUNT] = {"SELECT count(*) FROM mark WHERE dirty = 1 AND sid > ''", false},
+    [CS_SQL_MARK_EACH_ASIDE] =
+        {"SELECT sid, aside FROM mark WHERE aside IS NOT NULL AND sid > '' ORDER BY sid LIMIT ?1",
+         false},
+
+    [CS_SQL_CURSOR_GET] = {"SELECT value FROM cursor WHERE name = ?1", false},
+    [CS_SQL_CURSOR_SET] = {"INSERT INTO cursor (name, value) VALUES (?1, ?2) "
+                           "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                           true},
 
     [CS_SQL_TALLY_ADD] = {"UPDATE tally SET value = value + ?2 WHERE name = ?1", true},
     [CS_SQL_TALLY_SET] = {"UPDATE tally SET value = ?2 WHERE name = ?1 AND value < ?2", true},

@@ -103,8 +103,8 @@ static enum cs_status begin_start(struct cs_db *db, void *arg, struct cs_err *er
     return status;
 }
 
-static enum cs_status open_writer(struct cs_store *store, unsigned queue_max, int *out_version,
-                                  struct cs_err *err)
+static enum cs_status open_writer(struct cs_store *store, const struct cs_store_options *options,
+                                  int *out_version, struct cs_err *err)
 {
     struct cs_db *db = NULL;
     enum cs_status status = cs_db_open(store->path, CS_DB_WRITER, &db, err);
@@ -118,12 +118,15 @@ static enum cs_status open_writer(struct cs_store *store, unsigned queue_max, in
     if (status == CS_OK)
         status = cs_origin_new(&db->origin, err);
     if (status == CS_OK)
-        status = cs_writer_init(&store->writer, db, queue_max, err);
+        status = cs_writer_init(&store->writer, db,
+                                options->queue_max > 0 ? options->queue_max : QUEUE_DEFAULT, err);
     if (status != CS_OK) {
         cs_db_close(db);
         return status;
     }
     store->writer_ready = true;
+    if (options->host != NULL)
+        (void)snprintf(db->host, sizeof db->host, "%s", options->host);
     cs_origin_name(db->origin, store->origin);
     *out_version = cs_migrate_newest();
     return cs_writer_run(&store->writer, begin_start, NULL, err);
@@ -169,7 +172,6 @@ enum cs_status cs_store_open(const struct cs_store_options *options, struct cs_s
                              struct cs_store_opened *out_opened, struct cs_err *err)
 {
     unsigned readers = options->readers > 0 ? options->readers : READERS_DEFAULT;
-    unsigned queue_max = options->queue_max > 0 ? options->queue_max : QUEUE_DEFAULT;
     struct cs_store *store = NULL;
     struct cs_store_opened *opened = NULL;
     enum cs_status status;
@@ -187,7 +189,7 @@ enum cs_status cs_store_open(const struct cs_store_options *options, struct cs_s
     if (status == CS_OK)
         status = prepare_file(store->path, opened, err);
     if (status == CS_OK)
-        status = open_writer(store, queue_max, &opened->schema_version, err);
+        status = open_writer(store, options, &opened->schema_version, err);
     if (status == CS_OK)
         status = open_readers(store, readers, err);
     if (status == CS_OK && !options->no_thread)

@@ -64,6 +64,10 @@
     X(STR, redis_url, "redis-url", NULL, 1, 4000, 1, 0,                                            \
       "Redis or Upstash URL (unset: this host only)")                                              \
     X(STR, redis_token, "redis-token", NULL, 1, 4000, 1, 0, "Upstash token")                       \
+    X(STR, redis_ca, "redis-ca", NULL, 1, 4000, 0, 0,                                              \
+      "file of the CAs that Redis's certificate is checked against (default: the system's)")       \
+    X(STR, host_name, "host-name", NULL, 1, 63, 0, 0,                                              \
+      "name of this host in messages that others see (default: the system's)")                     \
     X(STR, openai_api_key, "openai-api-key", NULL, 1, 4000, 1, 0, "API key handed to Codex")       \
     X(BOOL, demo, "demo", 0, 0, 1, 0, 0,                                                           \
       "Codex talks to the demo model server (set by scripts/start)")

@@ -1,6 +1,6 @@
 /* core/core: the use cases, over store and engine.
  *
- * Layer: core; includes base, store and engine. One cs_core per daemon; every function may be
+ * Layer: core; includes base, store, mirror and engine. One cs_core per daemon; every function may be
  * called by any thread. civetweb workers have 100 KB of stack: nothing here recurses over input or
  * keeps large locals.
  */
@@ -13,6 +13,7 @@
 #include "cs/base/config.h"
 #include "cs/base/hash.h"
 #include "cs/engine/engine.h"
+#include "cs/mirror/mirror.h"
 #include "cs/store/session.h"
 #include "cs/store/store.h"
 #include "cs/store/turn.h"
@@ -24,6 +25,8 @@ struct cs_core_parts {
     struct cs_store *store;
     struct cs_engine *engine;
     const struct cs_config *config;
+    bool no_thread; /* tests: neither the mirror nor the sweeper gets a thread */
+    const struct cs_redis_options *redis; /* tests: how Redis is reached; NULL: as config says */
 };
 
 /** Starts the expiry thread. */
@@ -174,5 +177,55 @@ CS_MUST_USE enum cs_status cs_core_figures(struct cs_core *core, struct cs_figur
                                            struct cs_err *err);
 struct cs_engine *cs_core_engine(struct cs_core *core);
 struct cs_store *cs_core_store(struct cs_core *core);
+
+/* ---- the mirror ---- */
+
+/** How a session stands against Redis. */
+enum cs_sync {
+    CS_SYNC_LOCAL,    /* no Redis is set, or it was never there */
+    CS_SYNC_PENDING,  /* has something that Redis does not have yet */
+    CS_SYNC_SYNCED,
+    CS_SYNC_DIVERGED, /* was continued on two hosts at once: it has branches */
+    CS_SYNC_EVICTED,  /* put out of Redis by the user's limit; it is in the archive */
+};
+/** "local", "pending", … */
+const char *cs_sync_name(enum cs_sync sync);
+CS_MUST_USE enum cs_status cs_core_session_sync(struct cs_core *core,
+                                                const struct cs_session *session,
+                                                enum cs_sync *out_sync, struct cs_err *err);
+
+struct cs_sync_host {
+    char name[64];
+    int64_t last_seen; /* wall ms of its newest message here */
+};
+struct cs_sync_aside {
+    char sid[CS_UUID_MAX];
+    char *why;
+};
+struct cs_sync_status {
+    struct cs_mirror_figures mirror;
+    char url[300]; /* what may be shown of it; "" when off */
+    char host[64]; /* this host's name */
+    int64_t pending_sessions, pending_messages;
+    int64_t oldest_pending; /* wall ms; 0: none */
+    struct cs_sync_host *hosts;
+    size_t host_count;
+    struct cs_sync_aside *aside; /* records set aside, with the reasons; at most 100 */
+    size_t aside_count;
+};
+void cs_sync_status_fini(struct cs_sync_status *status);
+/** Caller: cs_sync_status_fini(). */
+CS_MUST_USE enum cs_status cs_core_sync_status(struct cs_core *core,
+                                               struct cs_sync_status *out_status,
+                                               struct cs_err *err);
+/** "off", "online", …: cheap, for /health. */
+enum cs_mirror_state cs_core_sync_state(struct cs_core *core);
+/** Push, pull and compare everything now, and wait for it until @deadline. CS_CONFLICT, code
+ * "redis_off"; CS_TIMEOUT, code "sync_timeout"; CS_UNAVAILABLE, code "redis_unavailable". */
+CS_MUST_USE enum cs_status cs_core_sync_now(struct cs_core *core, int64_t deadline,
+                                            struct cs_err *err);
+/** Before a session or its history is read: look in Redis for one that is unknown here, or has
+ * news, for at most 500 ms. Sets *out_stale when that could not be found out. */
+void cs_core_refresh(struct cs_core *core, const char *identifier, bool *out_stale);
 
 #endif

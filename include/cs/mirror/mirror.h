@@ -30,6 +30,7 @@ struct cs_mirror;
 struct cs_mirror_message {
     int64_t origin, seq, hlc;
     int64_t parent_origin, parent_seq; /* 0, 0: none */
+    const char *type, *turn, *host;    /* of the object; turn and host may be NULL */
     const char *frag;
     size_t len;
 };
@@ -71,22 +72,21 @@ struct cs_mirror_news {
 
 /** One change to the store. All changes of a call are one transaction. */
 enum cs_mirror_change_kind {
-    CS_CHANGE_SESSION,  /* create `meta` unless it is known; a new one is live */
-    CS_CHANGE_MESSAGE,  /* add `message` to `sid` unless it is there: contiguous per origin, else the
-                         * session is marked. `number`: stamp. With other bytes than ours: see the
-                         * store */
-    CS_CHANGE_FOREIGN,  /* add message->frag as the next one of origin message->origin */
-    CS_CHANGE_STAMP,    /* `number`: activity that Redis saw */
-    CS_CHANGE_LIVE,     /* it is live in Redis: back from the archive */
-    CS_CHANGE_EVICT,    /* it was put out of Redis: into the archive, unless unsent or busy */
-    CS_CHANGE_EXPIRE,   /* its time is over by the server's clock: likewise */
-    CS_CHANGE_TOMB,     /* join `vector` to its tombstone; all covered: delete its rows */
-    CS_CHANGE_DIRTY,    /* to be compared with Redis */
-    CS_CHANGE_UNSENT,   /* likewise; it holds messages that Redis never took */
-    CS_CHANGE_CLEAN,    /* compared; unless its generation is no longer `number` */
-    CS_CHANGE_ASIDE,    /* set aside because of `text`, until it changes or all is compared */
-    CS_CHANGE_CURSOR,   /* `user`'s log was read up to entry `text` */
-    CS_CHANGE_PUSHED,   /* local messages were offered up to rowid `number` */
+    CS_CHANGE_SESSION, /* create `meta` unless it is known; a new one is live */
+    CS_CHANGE_MESSAGE, /* add `message` to `sid` unless it is there: contiguous per origin, else the
+                        * session is marked. `number`: stamp. With other bytes than ours: see the
+                        * store */
+    CS_CHANGE_STAMP,   /* `number`: activity that Redis saw */
+    CS_CHANGE_LIVE,    /* it is live in Redis: back from the archive */
+    CS_CHANGE_EVICT,   /* it was put out of Redis: into the archive, unless unsent or busy */
+    CS_CHANGE_EXPIRE,  /* its time is over by the server's clock: likewise */
+    CS_CHANGE_TOMB,    /* join `vector` to its tombstone; all covered: delete its rows */
+    CS_CHANGE_DIRTY,   /* to be compared with Redis */
+    CS_CHANGE_UNSENT,  /* likewise; it holds messages that Redis never took */
+    CS_CHANGE_CLEAN,   /* compared; unless its generation is no longer `number` */
+    CS_CHANGE_ASIDE,   /* set aside because of `text`, until it changes or all is compared */
+    CS_CHANGE_CURSOR,  /* `user`'s log was read up to entry `text` */
+    CS_CHANGE_PUSHED,  /* local messages were offered up to rowid `number` */
 };
 struct cs_mirror_change {
     enum cs_mirror_change_kind kind;
@@ -120,7 +120,8 @@ struct cs_mirror_port {
                            void *each_arg, struct cs_err *err);
     enum cs_status (*apply)(void *arg, const struct cs_mirror_change *changes, size_t count,
                             struct cs_err *err);
-    /** Sessions whose marks are set (@aside: those set aside too), behind @after in order of ids. */
+    /** Sessions whose marks are set (@aside: those set aside too), behind @after in order of ids.
+     */
     enum cs_status (*marked)(void *arg, const char *after, bool aside, size_t max,
                              char (*out_sids)[CS_UUID_MAX], size_t *out_count, struct cs_err *err);
     /** All sessions of @user that are live, marked or deleted, likewise. */
@@ -142,8 +143,8 @@ struct cs_mirror_port {
 struct cs_mirror_options {
     const struct cs_redis_options *redis; /* must outlive the mirror */
     struct cs_mirror_port port;
-    const char *host; /* this host's name, shown to others */
-    bool no_thread;   /* tests: nothing runs but cs_mirror_step() and what callers ask for */
+    const char *host;   /* this host's name, shown to others */
+    bool no_thread;     /* tests: nothing runs but cs_mirror_step() and what callers ask for */
     size_t message_max; /* bytes of one message in Redis; larger ones leave a stub; 0: 8 MB */
     size_t request_max; /* bytes of messages in one request; 0: 1 MB */
 };
@@ -177,8 +178,9 @@ CS_MUST_USE enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char 
 
 /** Any thread: take the lease of a turn of @sid, and bring the session up to date. CS_OK: ours.
  * CS_CONFLICT, code "session_busy": another host holds it, the message names the host. CS_TIMEOUT
- * or CS_UNAVAILABLE: nobody knows; go on without. After CS_OK, and after CS_TIMEOUT too, the lease is
- * renewed until cs_mirror_lease_end(). A @deadline that is past asks without waiting: CS_TIMEOUT. */
+ * or CS_UNAVAILABLE: nobody knows; go on without. After CS_OK, and after CS_TIMEOUT too, the lease
+ * is renewed until cs_mirror_lease_end(). A @deadline that is past asks without waiting:
+ * CS_TIMEOUT. */
 CS_MUST_USE enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid,
                                            int64_t deadline, struct cs_err *err);
 /** Any thread: the turn is over. Released with the push of its outcome. Never blocks. */
@@ -199,11 +201,11 @@ const char *cs_mirror_state_name(enum cs_mirror_state state);
 
 struct cs_mirror_figures {
     enum cs_mirror_state state;
-    int64_t since;                   /* wall ms of the last change of state */
-    int64_t last_push, last_pull;    /* wall ms of the last that worked; 0: never */
+    int64_t since;                /* wall ms of the last change of state */
+    int64_t last_push, last_pull; /* wall ms of the last that worked; 0: never */
     uint64_t commands, bytes_sent, bytes_received, connects;
-    int64_t skew_ms;                 /* server's clock minus ours */
-    char error[512];                 /* of the last failure; "" when online */
+    int64_t skew_ms; /* server's clock minus ours */
+    char error[512]; /* of the last failure; "" when online */
 };
 void cs_mirror_figures(struct cs_mirror *mirror, struct cs_mirror_figures *out);
 /** Whether Redis answers, as far as is known. Any thread; NULL is false. */

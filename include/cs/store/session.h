@@ -42,6 +42,7 @@ struct cs_session {
     enum cs_session_state state;
     enum cs_archive_reason archive_reason;
     int64_t archived_at;    /* wall ms; 0 while live */
+    bool branched;          /* it may have been continued on two hosts at once */
     /* derived when read */
     int64_t last_used_at;   /* wall ms: newest message, else created_at (or restored_at if later) */
     int64_t expires_at;     /* last_used_at + ttl_ms; 0: never */

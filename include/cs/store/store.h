@@ -22,6 +22,7 @@ struct cs_store_options {
     const char *dir;     /* an existing private folder; the file is dir/codex-sessiond.db */
     unsigned readers;    /* reading connections, 1 … 16; 0 means 6 */
     unsigned queue_max;  /* queued writes; more are CS_BUSY; 0 means 8192 */
+    const char *host;    /* this host's name, which its messages carry; NULL or "": none */
     bool no_thread;      /* tests: no writer thread; cs_store_write() runs and commits at once */
 };
 
