@@ -55,6 +55,19 @@ def test_a_time_out_answers_504_and_the_retry_sees_no_orphan(make_daemon, model,
     assert kinds == ["user", "assistant", "user", "error", "user", "assistant"]
 
 
+def test_an_orphan_is_gone_after_a_restart_too(make_daemon, model, engine):
+    daemon = make_daemon(engine=engine).start()
+    first = daemon.ask("hello there")
+    model.faults.append({"stall": ""})
+    daemon.go_on(first["conversationId"], "the unanswered one", status=504, timeoutMs=1500)
+    daemon.restart()
+    retry = daemon.go_on(first["conversationId"], "the unanswered one")
+    assert times_prompted(model, "the unanswered one") == 1
+    assert_context(model, "hello there", first["response"], "the unanswered one")
+    if engine == "app-server":
+        assert retry["response"].startswith("I saw 3 messages (2 from you, 1 from me).")
+
+
 def test_a_first_turn_that_times_out_leaves_a_session_to_continue(make_daemon, model, engine):
     daemon = make_daemon(engine=engine).start()
     model.faults.append({"stall": ""})
