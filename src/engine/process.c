@@ -203,9 +203,7 @@ static void deliver_lines(struct cs_process *process)
     }
     cs_buf_consume(lines, start);
     process->scanned = lines->len;
-    if (lines->len > process->max_line)
-        too_long(process);
-    else if (lines->len == 0 && lines->cap > KEEP_LINES)
+    if (lines->len == 0 && lines->cap > KEEP_LINES)
         cs_buf_fini(lines);
 }
 
@@ -215,7 +213,7 @@ static bool read_out(struct cs_process *process)
     char *room = cs_buf_reserve(&process->lines, READ_STEP);
     ssize_t got;
 
-    if (room == NULL) { /* no memory: the line cannot be had */
+    if (room == NULL) { /* the line is over the cap, or memory is out */
         too_long(process);
         return false;
     }
@@ -312,8 +310,9 @@ static void clean_tail(struct cs_buf *tail)
 static void reap(struct cs_process *process)
 {
     int status = 0;
+    pid_t got = waitpid(process->pid, &status, WNOHANG);
 
-    if (waitpid(process->pid, &status, WNOHANG) != process->pid && errno != ECHILD)
+    if (got == 0 || (got < 0 && errno != ECHILD))
         return;
     process->wait_status = status;
     process->reaped = true;

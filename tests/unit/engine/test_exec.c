@@ -149,6 +149,7 @@ static char *read_log(const struct fixture *fixture, const char *name)
     "echo "                                                                                        \
     "'{\"type\":\"item.completed\",\"item\":{\"id\":\"i\",\"type\":\"agent_message\",\"text\":"    \
     "\"" text "\"}}'\n"
+#define FAILED(text) "echo '{\"type\":\"turn.failed\",\"error\":{\"message\":\"" text "\"}}'\n"
 #define COMPLETED(in, cached, out)                                                                 \
     "echo '{\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":" #in                          \
     ",\"cached_input_tokens\":" #cached ",\"output_tokens\":" #out "}}'\n"
@@ -267,10 +268,11 @@ static void a_codex_that_silently_begins_another_thread_is_found_out(void **stat
     int asked = 0;
     struct outcome outcome;
 
-    start_engine(fixture, "cat >> $D/prompt\n"
-                          "case \"$*\" in *resume*) " STARTED(ID_2) MESSAGE("who?")
-                              COMPLETED(1, 1, 1) "exit;; esac\n" STARTED(ID_1) MESSAGE("Ada")
-                                  COMPLETED(50, 0, 5));
+    /* What follows in the wrong thread comes at once, and must not count. */
+    start_engine(fixture,
+                 "cat >> $D/prompt\ncase \"$*\" in *resume*) { " STARTED(ID_2) MESSAGE("who?")
+                     FAILED("in the wrong thread") "} > $D/all; cat $D/all; exit;; esac\n" STARTED(
+                         ID_1) MESSAGE("Ada") COMPLETED(50, 0, 5));
     request.thread_id = "01890000-0000-7000-8000-00000000000f";
     request.history = tell_past;
     request.history_arg = &asked;
