@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -14,8 +15,6 @@
 /* quick_check reads the whole file: 0.1 s per 100 MB from the cache, as long as the disk takes
  * else. Larger files are not read at every start, only when asked (cs_store_verify). */
 #define CHECK_MAX_BYTES (INT64_C(2) << 30)
-
-#define FINDINGS_MAX 3
 
 static const char *const suffixes[] = {"", "-wal", "-shm"};
 
@@ -53,6 +52,19 @@ static enum cs_status check_owner(struct cs_db *db, struct cs_err *err)
     return status;
 }
 
+/* quick_check reports a page that it could not read as a finding, too: what memory or disk refused
+ * is no damage. SQLITE_OK if @finding is one indeed, else the code of the failure. */
+static int refused(const char *finding)
+{
+    static const char mark[] = "error code=";
+    const char *at = strstr(finding, mark);
+    long code = at != NULL ? strtol(at + sizeof mark - 1, NULL, 10) : SQLITE_OK;
+
+    if (strstr(finding, "failed to get page") != NULL)
+        return SQLITE_IOERR;
+    return (code & 0xff) == SQLITE_NOMEM || (code & 0xff) == SQLITE_IOERR ? (int)code : SQLITE_OK;
+}
+
 /* Append the findings of quick_check to @damage; none leaves it empty. */
 static enum cs_status quick_check(struct cs_db *db, char *damage, size_t cap, struct cs_err *err)
 {
@@ -63,15 +75,13 @@ static enum cs_status quick_check(struct cs_db *db, char *damage, size_t cap, st
     while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
         const char *text = (const char *)sqlite3_column_text(stmt, 0);
 
-        rc = SQLITE_OK;
-        if (text == NULL || strcmp(text, "ok") == 0 || used + 3 > cap)
+        rc = text != NULL ? refused(text) : SQLITE_NOMEM;
+        if (rc != SQLITE_OK || strcmp(text, "ok") == 0 || used + 3 > cap)
             continue;
         (void)snprintf(damage + used, cap - used, "%s%s", used > 0 ? "; " : "", text);
         used = strlen(damage);
     }
-    if (rc != SQLITE_DONE)
-        rc = sqlite3_extended_errcode(db->sqlite);
-    sqlite3_finalize(stmt);
+    (void)sqlite3_finalize(stmt);
     return rc == SQLITE_DONE ? CS_OK : cs_db_fail(db, rc, "check the database", err);
 }
 

@@ -232,6 +232,11 @@ void cs_store_close(struct cs_store *store)
 
 /* ---- using ---- */
 
+struct cs_writer *cs_store_writer(struct cs_store *store)
+{
+    return &store->writer;
+}
+
 enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void *arg,
                               struct cs_err *err)
 {

@@ -236,6 +236,16 @@ void cs_writer_fini(struct cs_writer *writer)
 
 /* ---- its callers ---- */
 
+unsigned cs_writer_queued(struct cs_writer *writer)
+{
+    unsigned queued;
+
+    (void)pthread_mutex_lock(&writer->lock);
+    queued = writer->queued;
+    (void)pthread_mutex_unlock(&writer->lock);
+    return queued;
+}
+
 static enum cs_status enqueue(struct cs_writer *writer, struct cs_op *op)
 {
     enum cs_status status = CS_OK;

@@ -43,4 +43,9 @@ void cs_writer_fini(struct cs_writer *writer);
 CS_MUST_USE enum cs_status cs_writer_run(struct cs_writer *writer, cs_store_apply apply, void *arg,
                                          struct cs_err *err);
 
+/** Writes that wait for the next transaction. */
+unsigned cs_writer_queued(struct cs_writer *writer);
+/** The writer of @store: tests look into its queue. */
+struct cs_writer *cs_store_writer(struct cs_store *store);
+
 #endif

@@ -478,10 +478,10 @@ static void a_backup_is_whole_private_and_opens(void **state)
     struct fixture *f = *state;
     int64_t session = add_session(f, 1);
     char copy[128];
-    struct fixture other = {.dir = "/tmp/cs-store-XXXXXX"};
+    struct fixture other;
 
     (void)add_message(f, session, CS_MESSAGE_USER, "kept", NULL, 1);
-    assert_non_null(mkdtemp(other.dir));
+    make_folder(&other);
     (void)snprintf(copy, sizeof copy, "%s/codex-sessiond.db", other.dir);
     ok(cs_store_backup(f->dir, copy, &f->err));
     assert_int_equal(0600, mode_of(copy));
@@ -540,7 +540,7 @@ static void a_backup_while_writing_holds_what_was_acknowledged(void **state)
 {
     struct fixture *f = *state;
     struct writing w = {.f = f, .lock = PTHREAD_MUTEX_INITIALIZER};
-    struct fixture other = {.dir = "/tmp/cs-store-XXXXXX"};
+    struct fixture other;
     struct cs_buf report;
     pthread_t thread;
     char copy[128];
@@ -552,7 +552,7 @@ static void a_backup_while_writing_holds_what_was_acknowledged(void **state)
     (void)pthread_mutex_lock(&w.lock);
     acked = w.acked;
     (void)pthread_mutex_unlock(&w.lock);
-    assert_non_null(mkdtemp(other.dir));
+    make_folder(&other);
     (void)snprintf(copy, sizeof copy, "%s/codex-sessiond.db", other.dir);
     struct cs_err err = {.status = CS_OK};
     ok(cs_store_backup(f->dir, copy, &err));

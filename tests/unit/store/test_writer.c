@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 
 #include "db.h"
+#include "writer.h"
 
 #define THREADS 32
 #define EACH    50
@@ -86,9 +87,12 @@ static void *run_request(void *arg)
 
 static void start(struct request *request, struct fixture *f, cs_store_apply apply, void *arg)
 {
+    unsigned before = cs_writer_queued(cs_store_writer(f->store));
+
     *request = (struct request){.f = f, .apply = apply, .arg = arg};
     assert_int_equal(0, pthread_create(&request->thread, NULL, run_request, request));
-    (void)usleep(20000); /* let it queue: the order matters to some tests */
+    while (cs_writer_queued(cs_store_writer(f->store)) == before)
+        (void)usleep(1000); /* behind a closed gate the order of the queue is that of the starts */
 }
 
 static void join(struct request *request)
@@ -325,6 +329,21 @@ static void *close_store(void *arg)
     return NULL;
 }
 
+/* Close on another thread; returns when new writes are refused. The gate is closed, so that it goes
+ * no further. */
+static void begin_closing(pthread_t *closer, struct fixture *f)
+{
+    struct cs_writer *writer = cs_store_writer(f->store);
+    bool closed = false;
+
+    assert_int_equal(0, pthread_create(closer, NULL, close_store, f));
+    while (!closed) {
+        (void)pthread_mutex_lock(&writer->lock);
+        closed = writer->closed;
+        (void)pthread_mutex_unlock(&writer->lock);
+    }
+}
+
 static void closing_commits_what_is_queued(void **state)
 {
     struct fixture *f = *state;
@@ -336,8 +355,7 @@ static void closing_commits_what_is_queued(void **state)
     close_gate(&gate, f);
     for (int i = 0; i < 3; i++)
         start(&requests[i], f, append_and_answer, &step);
-    assert_int_equal(0, pthread_create(&closer, NULL, close_store, f));
-    (void)usleep(20000);
+    begin_closing(&closer, f);
     open_gate(&gate);
     for (int i = 0; i < 3; i++) {
         join(&requests[i]);
@@ -352,16 +370,12 @@ static void a_write_after_closing_began_is_unavailable(void **state)
 {
     struct fixture *f = *state;
     struct step step = {.session = add_session(f, 1)};
-    struct request late;
     struct gate gate;
     pthread_t closer;
 
     close_gate(&gate, f);
-    assert_int_equal(0, pthread_create(&closer, NULL, close_store, f));
-    (void)usleep(20000);
-    start(&late, f, append_and_answer, &step);
-    join(&late);
-    assert_int_equal(CS_UNAVAILABLE, late.status);
+    begin_closing(&closer, f);
+    assert_int_equal(CS_UNAVAILABLE, cs_store_write(f->store, append_and_answer, &step, NULL));
     open_gate(&gate);
     assert_int_equal(0, pthread_join(closer, NULL));
 }
