@@ -29,15 +29,16 @@
 
 static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
 {
-    enum cs_status found, rc = cs_req_check(rq, err);
     struct cs_err why = {0};
+    enum cs_status found, rc;
 
-    if (rc != CS_OK)
-        return rc;
     if (atomic_load(&rq->http->quiet)) {
         rq->close = true;
         return cs_err_set(err, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
     }
+    rc = cs_req_check(rq, err);
+    if (rc != CS_OK)
+        return rc;
     found = cs_route_find(rq, &why);
     if (found != CS_OK || (rq->route->flags & CS_ROUTE_OPEN) == 0) {
         int status = rq->status;
@@ -328,6 +329,7 @@ enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_ht
     if (http == NULL)
         return cs_err_nomem(err);
     cs_limiter_init(&http->limiter);
+    atomic_store(&http->quiet, true); /* until the port is known, which the checks need */
     rc = prepare(http, options, err);
     if (rc == CS_OK) {
         (void)mg_init_library(MG_FEATURES_DEFAULT);
@@ -337,6 +339,7 @@ enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_ht
         cs_http_stop(http);
         return rc;
     }
+    atomic_store(&http->quiet, false);
     *out_http = http;
     return CS_OK;
 }

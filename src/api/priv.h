@@ -53,7 +53,7 @@ struct cs_http {
     atomic_int active;       /* requests under way */
     atomic_int waiting;      /* of these, waiting for turns */
     atomic_llong body_bytes; /* of these, bytes of bodies */
-    atomic_bool quiet;       /* cs_http_quiesce() */
+    atomic_bool quiet;       /* not yet, or no longer, serving */
     atomic_bool stopped;     /* nobody listens any more */
     struct cs_limiter limiter;
 };

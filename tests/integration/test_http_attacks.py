@@ -399,4 +399,5 @@ def test_ten_thousand_malformed_requests(instant):
         assert instant.get("/health").status == 200
         worst = max(worst, time.monotonic() - begun)
     assert worst < 0.1 * SLOWNESS
-    assert status_kb(instant.pid, "VmRSS") - before < 5 * 1024 * SLOWNESS
+    if SLOWNESS == 1:  # a sanitizer keeps what is freed
+        assert status_kb(instant.pid, "VmRSS") - before < 5 * 1024

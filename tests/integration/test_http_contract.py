@@ -301,7 +301,7 @@ def test_waiting_requests_leave_threads_for_others(make_instant):
     waiters = [threading.Thread(target=wait) for _ in range(8)]
     for waiter in waiters:
         waiter.start()
-    wait_until(lambda: daemon.health()["turns"]["running"] == 8, "eight turns run")
+    wait_until(lambda: daemon.stats()["turns"]["running"] == 8, "eight turns run")
     refused = daemon.post("/api/codex/session", {"prompt": "one more"})
     assert (refused.status, refused["code"]) == (503, "too_many_requests")
     assert int(refused.headers["Retry-After"]) > 0
