@@ -184,7 +184,7 @@ def phases(long):
     ]
     deep = ["--long"] if long else []
     return [
-        Build("release", "-DCS_TESTS=ON"),
+        Build("release", "-DCS_TESTS=ON", "-DCS_WERROR=ON"),  # scripts/start leaves them off
         Build("dev"),
         Pytest("system", "tests/integration", "release", *deep),
         *gates[:4],
