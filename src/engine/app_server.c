@@ -131,8 +131,7 @@ static void free_thread(struct cs_driver *driver, struct thread *thread)
     dispose_thread(thread);
 }
 
-/* The record of a thread that the child has loaded; NULL when out of memory or when the id is none.
- */
+/* The record of a loaded thread; NULL when out of memory or when the id is none. */
 static struct thread *add_thread(struct cs_driver *driver, const char *id)
 {
     struct thread *thread = find_thread(driver, id);

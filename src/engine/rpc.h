@@ -1,12 +1,11 @@
-/* engine/rpc: one long-lived child that speaks JSON-RPC, an object a line, and serves many turns at
- * once.
+/* engine/rpc: a long-lived child that speaks JSON-RPC, an object a line, and serves many turns.
  *
  * Layer: engine, private; shared by app_server.c and mcp.c.
  *
  * A link owns the child. Its supervisor thread starts one when a turn waits for it, bounds the
- * handshake, frees dead children and holds a crash loop down. The child's reader thread calls the
- * link with each line. Both run a driver's hooks with the link's mutex held; a hook looks up,
- * pushes and writes, and never waits.
+ * handshake, ends a child that hangs, frees dead ones and holds a crash loop down. The child's
+ * reader thread calls the link with each line. Both run a driver's hooks with the link's mutex
+ * held; a hook looks up, pushes and writes, and never waits.
  *
  * Locks: link->mutex, then a turn's mutex or a process's own. engine->mutex is never taken with
  * link->mutex held.
@@ -29,10 +28,9 @@ enum cs_line_kind {
 
 struct cs_codex_line {
     enum cs_line_kind kind;
-    size_t len; /* bytes of the line */
-    struct cs_json
-        *json;          /* the line, owned by the caller; NULL for CS_LINE_NOISE and CS_LINE_BAD */
-    const char *method; /* "" for a reply; the rest is borrowed from json and may be NULL */
+    size_t len;               /* bytes of the line */
+    struct cs_json *json;     /* the line, owned by the caller; NULL for the first three kinds */
+    const char *method;       /* "" for a reply; the rest is borrowed from json and may be NULL */
     const struct cs_json *id; /* as it came, to be echoed */
     int64_t call;             /* a reply's id; -1 if it is none of ours (not an integer) */
     const struct cs_json *params;
@@ -53,8 +51,7 @@ void cs_codex_line(char *text, size_t len, struct cs_codex_line *out);
 void cs_codex_id(char out[CS_CODEX_ID_MAX], const char *id);
 /** A hash of an id, for tables. */
 size_t cs_codex_hash(const char *id);
-/** Put a copy of @by (may be NULL) in the place of @text, which is freed. NULL when out of memory.
- */
+/** Free @text and put a copy of @by there; NULL if @by is NULL or memory is out. */
 void cs_text_replace(char **text, const char *by);
 
 /* The link. */
@@ -96,8 +93,7 @@ struct cs_link;
 struct cs_link_ops {
     const char *name; /* for sentences: "Codex app-server" */
     bool skip_stdin;  /* closing stdin does not end such a child */
-    /** Arguments after the path, for a new child; borrowed until it runs. At most CS_LINK_ARGS - 2.
-     */
+    /** A new child's arguments after the path, at most CS_LINK_ARGS - 2; borrowed until it runs. */
     void (*arguments)(const struct cs_engine *engine, const struct cs_codex *codex,
                       const char **out_argv);
     /** The handshake: first with reply NULL, then with each reply. Writes the next request with

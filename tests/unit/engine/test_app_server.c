@@ -1,55 +1,9 @@
-/* The app-server driver, over a Codex that does what it is told, and over the real one. */
+/* The app-server driver, over a Codex that does what it is told. */
 #include "turns.h"
-
-static struct bench bench;
-
-static int teardown(void **state)
-{
-    (void)state;
-    bench_end(&bench);
-    return 0;
-}
 
 static void start_fake(const char *scenario)
 {
     bench_fake(&bench, CS_ENGINE_APP_SERVER, scenario);
-}
-
-static pid_t child_pid(void)
-{
-    char text[64];
-    pid_t pid = 0;
-    snprintf(text, sizeof(text), "/proc/self/task/*/children");
-    glob_t found;
-    assert_int_equal(glob(text, 0, NULL, &found), 0);
-    for (size_t i = 0; i < found.gl_pathc; i++) {
-        FILE *file = fopen(found.gl_pathv[i], "r");
-        int one;
-        while (file && fscanf(file, "%d", &one) == 1) {
-            if (one != bench.model) {
-                pid = one;
-            }
-        }
-        if (file) {
-            fclose(file);
-        }
-    }
-    globfree(&found);
-    return pid;
-}
-
-/* A turn on @thread (NULL: none) with @past (NULL: none), which must end well. */
-static struct outcome good_turn(const char *prompt, const char *thread, struct past *past)
-{
-    struct cs_engine_request request = request_for(prompt);
-    struct outcome outcome;
-    request.thread_id = thread;
-    request.history = past ? tell_past : NULL;
-    request.history_arg = past;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    outcome_fini(&outcome); /* the strings beside the buffers stay */
-    return outcome;
 }
 
 static void a_turn_tells_thread_model_deltas_message_and_usage(void **state)
@@ -462,29 +416,6 @@ static void a_model_does_not_stick_to_a_turn_that_wants_the_default(void **state
     assert_int_equal(logged(&bench, "\"model\":\"default-model\""), 1);
 }
 
-/* Start a turn with @prompt on @thread, and cancel it once @after has come. Returns what became of
- * it. */
-static struct outcome cancelled_turn(const char *prompt, const char *thread,
-                                     enum cs_event_type after)
-{
-    struct cs_engine_request request = request_for(prompt);
-    struct outcome outcome;
-    outcome_init(&outcome);
-    request.thread_id = thread;
-    struct cs_engine_turn *turn = begin_turn(&bench, &request);
-    assert_true(pull(turn, &outcome, after, WAIT_MS));
-    int64_t start = cs_mono_ms();
-    cs_engine_turn_cancel(turn);
-    cs_engine_turn_cancel(turn);
-    assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
-    outcome.used[0] = cs_mono_ms() - start;
-    cs_engine_turn_free(turn);
-    assert_int_equal(outcome.status, CS_CANCELLED);
-    assert_string_equal(outcome.code, "turn_cancelled");
-    outcome_fini(&outcome);
-    return outcome;
-}
-
 static void a_running_turn_is_interrupted(void **state)
 {
     (void)state;
@@ -706,185 +637,6 @@ static void all_turns_die_with_codex(void **state)
     good_turn("on", NULL, NULL);
 }
 
-/* The real one. */
-
-static bool start_real(void)
-{
-    if (!bench_real(&bench, CS_ENGINE_APP_SERVER, "0.169.0", "CS_TEST_CODEX")) {
-        return false;
-    }
-    return true;
-}
-
-#define START_REAL()                                                                               \
-    do {                                                                                           \
-        (void)state;                                                                               \
-        if (!start_real()) {                                                                       \
-            skip();                                                                                \
-        }                                                                                          \
-    } while (0)
-
-static void real_codex_remembers_across_turns_and_restarts(void **state)
-{
-    START_REAL();
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    assert_string_equal(first.how, "new");
-    assert_string_equal(first.model, "gpt-5-codex");
-    struct cs_engine_request request = request_for("what is my name?");
-    struct outcome outcome;
-    request.thread_id = first.thread;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "loaded");
-    assert_says(outcome, "I saw 3 messages (2 from you, 1 from me).");
-    assert_says(outcome, "Ada");
-    assert_true(outcome.used[0] > 0 && outcome.totals[0] > outcome.used[0]);
-    outcome_fini(&outcome);
-    bench_stop_engine(&bench);
-    bench_engine(&bench, CS_ENGINE_APP_SERVER, NULL);
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "resumed");
-    assert_says(outcome, "I saw 5 messages (3 from you, 2 from me).");
-    outcome_fini(&outcome);
-}
-
-static void real_codex_with_an_empty_home_gets_the_transcript(void **state)
-{
-    START_REAL();
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    bench_stop_engine(&bench);
-    codex_home(&bench, "empty");
-    bench_engine(&bench, CS_ENGINE_APP_SERVER, NULL);
-    struct past past = {0};
-    remember(&past, CS_ROLE_USER, "my name is Ada");
-    remember(&past, CS_ROLE_ASSISTANT, "Good morning, Ada. \xe3\x81\x82 \xf0\x9f\x8c\xb8");
-    struct cs_engine_request request = request_for("what is my name?");
-    struct outcome outcome;
-    request.thread_id = first.thread;
-    request.history = tell_past;
-    request.history_arg = &past;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "injected");
-    assert_says(outcome, "I saw 3 messages (2 from you, 1 from me).");
-    outcome_fini(&outcome);
-}
-
-static void real_codex_does_not_show_an_interrupted_prompt_again(void **state)
-{
-    START_REAL();
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    struct outcome lost = cancelled_turn("[[stall]]", first.thread, CS_EVENT_STARTED);
-    struct cs_engine_request request = request_for("what is my name?");
-    struct outcome outcome;
-    request.thread_id = first.thread;
-    request.orphan_turn = lost.turn;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "reverted");
-    assert_string_equal(outcome.thread, first.thread);
-    assert_says(outcome, "I saw 3 messages (2 from you, 1 from me).");
-    outcome_fini(&outcome);
-}
-
-static void real_codex_killed_in_a_turn_does_not_show_its_prompt_again(void **state)
-{
-    START_REAL();
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    struct cs_engine_request request = request_for("[[stall]]");
-    struct outcome lost, outcome;
-    outcome_init(&lost);
-    request.thread_id = first.thread;
-    struct cs_engine_turn *turn = begin_turn(&bench, &request);
-    assert_true(pull(turn, &lost, CS_EVENT_STARTED, WAIT_MS));
-    usleep(200000);
-    kill(child_pid(), SIGKILL);
-    assert_true(pull(turn, &lost, CS_EVENT_DONE, WAIT_MS));
-    assert_string_equal(lost.code, "codex_died");
-    cs_engine_turn_free(turn);
-    request = request_for("what is my name?");
-    request.thread_id = first.thread;
-    request.orphan_turn = lost.turn;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "reverted");
-    assert_says(outcome, "I saw 3 messages (2 from you, 1 from me).");
-    outcome_fini(&outcome);
-    outcome_fini(&lost);
-}
-
-static void real_codex_is_cancelled_quickly_and_its_tools_with_it(void **state)
-{
-    START_REAL();
-    struct cs_engine_request request = request_for("[[tool sleep 4711]]");
-    struct outcome outcome;
-    outcome_init(&outcome);
-    request.sandbox = "danger-full-access";
-    struct cs_engine_turn *turn = begin_turn(&bench, &request);
-    assert_true(pull(turn, &outcome, CS_EVENT_STARTED, WAIT_MS));
-    for (int i = 0; i < 500 && system("pgrep -f '^sleep 4711' >/dev/null") != 0; i++) {
-        pull(turn, &outcome, CS_EVENT_DONE, 10);
-    }
-    int64_t start = cs_mono_ms();
-    cs_engine_turn_cancel(turn);
-    assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
-    assert_in_range(cs_mono_ms() - start, 0, 2000);
-    assert_int_equal(outcome.status, CS_CANCELLED);
-    cs_engine_turn_free(turn);
-    for (int i = 0; i < 200 && system("pgrep -f '^sleep 4711' >/dev/null") == 0; i++) {
-        usleep(10000);
-    }
-    assert_int_not_equal(system("pgrep -f '^sleep 4711' >/dev/null"), 0);
-    outcome_fini(&outcome);
-}
-
-static void real_codex_obeys_a_cancel_however_early(void **state)
-{
-    START_REAL();
-    good_turn("warm up", NULL, NULL);
-    for (int ms = 0; ms < 40; ms += 3) {
-        struct cs_engine_request request = request_for("[[stall]]");
-        struct outcome outcome;
-        outcome_init(&outcome);
-        struct cs_engine_turn *turn = begin_turn(&bench, &request);
-        pull(turn, &outcome, CS_EVENT_DONE, ms);
-        int64_t start = cs_mono_ms();
-        cs_engine_turn_cancel(turn);
-        assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
-        assert_in_range(cs_mono_ms() - start, 0, 2500); /* it was not given up */
-        assert_int_equal(outcome.status, CS_CANCELLED);
-        cs_engine_turn_free(turn);
-        outcome_fini(&outcome);
-    }
-}
-
-static void real_codex_errors_have_names(void **state)
-{
-    START_REAL();
-    static const struct {
-        const char *prompt, *code;
-    } cases[] = {
-        {"[[status 401]]", "codex_auth"},
-        {"[[status 429]]", "codex_rate_limited"},
-        {"[[status 500]]", "codex_error"},
-    };
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct cs_engine_request request = request_for(cases[i].prompt);
-        struct outcome outcome;
-        run_turn(&bench, &request, &outcome);
-        assert_int_equal(outcome.status, CS_UPSTREAM);
-        assert_string_equal(outcome.code, cases[i].code);
-        outcome_fini(&outcome);
-    }
-}
-
-static void real_codex_serves_many_conversations_at_once(void **state)
-{
-    START_REAL();
-    crowd_of_conversations(&bench, "I saw 5 messages (3 from you, 2 from me).");
-}
-
 #define CASE(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(void)
@@ -927,14 +679,6 @@ int main(void)
         CASE(many_conversations_at_once_do_not_mix),
         CASE(a_thousand_turns_wait_at_once),
         CASE(all_turns_die_with_codex),
-        CASE(real_codex_remembers_across_turns_and_restarts),
-        CASE(real_codex_with_an_empty_home_gets_the_transcript),
-        CASE(real_codex_does_not_show_an_interrupted_prompt_again),
-        CASE(real_codex_killed_in_a_turn_does_not_show_its_prompt_again),
-        CASE(real_codex_is_cancelled_quickly_and_its_tools_with_it),
-        CASE(real_codex_obeys_a_cancel_however_early),
-        CASE(real_codex_errors_have_names),
-        CASE(real_codex_serves_many_conversations_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

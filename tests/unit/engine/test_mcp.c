@@ -1,32 +1,9 @@
-/* The MCP driver, over a Codex that does what it is told, and over the last real one with an MCP
- * server. */
+/* The MCP driver, over a Codex that does what it is told. */
 #include "turns.h"
-
-static struct bench bench;
-
-static int teardown(void **state)
-{
-    (void)state;
-    bench_end(&bench);
-    return 0;
-}
 
 static void start_fake(const char *scenario)
 {
     bench_fake(&bench, CS_ENGINE_MCP, scenario);
-}
-
-static struct outcome good_turn(const char *prompt, const char *thread, struct past *past)
-{
-    struct cs_engine_request request = request_for(prompt);
-    struct outcome outcome;
-    request.thread_id = thread;
-    request.history = past ? tell_past : NULL;
-    request.history_arg = past;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    outcome_fini(&outcome); /* the strings beside the buffers stay */
-    return outcome;
 }
 
 static void a_turn_tells_thread_model_deltas_message_and_usage(void **state)
@@ -257,34 +234,11 @@ static void whatever_codex_asks_is_denied(void **state)
     outcome_fini(&outcome);
 }
 
-/* Start a turn with @prompt on @thread, and cancel it once it has begun. Returns what became of it,
- * and in used[0] the time. */
-static struct outcome cancelled_turn(const char *prompt, const char *thread, struct past *past)
-{
-    struct cs_engine_request request = request_for(prompt);
-    struct outcome outcome;
-    outcome_init(&outcome);
-    request.thread_id = thread;
-    request.history = past ? tell_past : NULL;
-    request.history_arg = past;
-    struct cs_engine_turn *turn = begin_turn(&bench, &request);
-    assert_true(pull(turn, &outcome, CS_EVENT_STARTED, WAIT_MS));
-    int64_t start = cs_mono_ms();
-    cs_engine_turn_cancel(turn);
-    assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
-    outcome.used[0] = cs_mono_ms() - start;
-    cs_engine_turn_free(turn);
-    assert_int_equal(outcome.status, CS_CANCELLED);
-    assert_string_equal(outcome.code, "turn_cancelled");
-    outcome_fini(&outcome);
-    return outcome;
-}
-
 static void a_cancelled_call_ends_though_it_is_never_answered(void **state)
 {
     (void)state;
     start_fake("");
-    struct outcome outcome = cancelled_turn("x [[wait]]", NULL, NULL);
+    struct outcome outcome = cancelled_turn("x [[wait]]", NULL, CS_EVENT_STARTED);
     assert_true(outcome.used[0] < 2000);
     struct outcome next = good_turn("y", outcome.thread, NULL);
     assert_string_not_equal(next.thread, outcome.thread); /* the old one has the orphaned prompt */
@@ -294,7 +248,7 @@ static void a_call_that_does_not_obey_is_given_up(void **state)
 {
     (void)state;
     start_fake("");
-    struct outcome outcome = cancelled_turn("x [[deaf]]", NULL, NULL);
+    struct outcome outcome = cancelled_turn("x [[deaf]]", NULL, CS_EVENT_STARTED);
     assert_in_range(outcome.used[0], 2500, 6000);
     good_turn("y", outcome.thread, NULL);
 }
@@ -336,147 +290,6 @@ static void many_conversations_at_once_do_not_mix(void **state)
     assert_int_equal(logged(&bench, "\"initialize\""), 1);
 }
 
-/* The real one. */
-
-#define START_REAL()                                                                               \
-    do {                                                                                           \
-        (void)state;                                                                               \
-        if (!bench_real(&bench, CS_ENGINE_MCP, "0.153.4", "CS_TEST_CODEX_MCP")) {                  \
-            skip();                                                                                \
-        }                                                                                          \
-    } while (0)
-
-static void real_codex_remembers_across_turns_and_restarts(void **state)
-{
-    START_REAL();
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    assert_string_equal(first.how, "new");
-    assert_string_equal(first.model, "gpt-5-codex");
-    struct past past = {0};
-    remember(&past, CS_ROLE_USER, "my name is Ada");
-    remember(&past, CS_ROLE_ASSISTANT, "Good morning, Ada. \xe3\x81\x82 \xf0\x9f\x8c\xb8");
-    struct cs_engine_request request = request_for("what is my name?");
-    struct outcome outcome;
-    request.thread_id = first.thread;
-    request.history = tell_past;
-    request.history_arg = &past;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "loaded");
-    assert_says(outcome, "I saw 3 messages (2 from you, 1 from me).");
-    assert_true(outcome.used[0] > 0 && outcome.totals[0] > outcome.used[0]);
-    assert_true(outcome.delta_count > 0);
-    assert_string_equal(outcome.deltas.data, outcome.message.data);
-    assert_int_equal(past.asked, 0);
-    outcome_fini(&outcome);
-    bench_stop_engine(&bench);
-    bench_engine(&bench, CS_ENGINE_MCP, NULL);
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "preamble");
-    assert_says(outcome, "I saw 1 message (1 from you, 0 from me).");
-    assert_says(outcome, "Good morning, Ada. \xe3\x81\x82 \xf0\x9f\x8c\xb8");
-    outcome_fini(&outcome);
-}
-
-static void real_codex_keeps_context_over_twenty_turns_with_a_restart(void **state)
-{
-    START_REAL();
-    static char texts[40][512];
-    struct past past = {0};
-    struct outcome outcome;
-    char thread[64] = "";
-    for (int i = 0; i < 20; i++) {
-        if (i == 10) {
-            bench_stop_engine(&bench);
-            bench_engine(&bench, CS_ENGINE_MCP, NULL);
-        }
-        snprintf(texts[i * 2], sizeof(texts[0]), "this is prompt %d", i);
-        struct cs_engine_request request = request_for(texts[i * 2]);
-        request.thread_id = *thread ? thread : NULL;
-        request.history = tell_past;
-        request.history_arg = &past;
-        run_turn(&bench, &request, &outcome);
-        assert_ok(outcome);
-        assert_string_equal(outcome.how, i == 0 ? "new" : i == 10 ? "preamble" : "loaded");
-        snprintf(thread, sizeof(thread), "%s", outcome.thread);
-        snprintf(texts[i * 2 + 1], sizeof(texts[0]), "answer %d", i);
-        remember(&past, CS_ROLE_USER, texts[i * 2]);
-        remember(&past, CS_ROLE_ASSISTANT, texts[i * 2 + 1]);
-        if (i == 19) {
-            assert_says(outcome, "I saw 19 messages (10 from you, 9 from me).");
-        }
-        outcome_fini(&outcome);
-    }
-}
-
-static void real_codex_does_not_show_a_cancelled_prompt_again(void **state)
-{
-    START_REAL();
-    struct past past = {0};
-    remember(&past, CS_ROLE_USER, "my name is Ada");
-    remember(&past, CS_ROLE_ASSISTANT, "Good morning");
-    struct outcome first = good_turn("my name is Ada", NULL, NULL);
-    struct outcome lost = cancelled_turn("[[stall]]", first.thread, &past);
-    assert_true(lost.used[0] < 2500);
-    struct cs_engine_request request = request_for("what is my name?");
-    struct outcome outcome;
-    request.thread_id = first.thread;
-    request.history = tell_past;
-    request.history_arg = &past;
-    run_turn(&bench, &request, &outcome);
-    assert_ok(outcome);
-    assert_string_equal(outcome.how, "preamble");
-    assert_false(says_text(&outcome, "stall"));
-    outcome_fini(&outcome);
-}
-
-static void real_codex_obeys_a_cancel_however_early(void **state)
-{
-    START_REAL();
-    good_turn("warm up", NULL, NULL);
-    for (int ms = 0; ms < 30; ms += 3) {
-        struct cs_engine_request request = request_for("[[stall]]");
-        struct outcome outcome;
-        outcome_init(&outcome);
-        struct cs_engine_turn *turn = begin_turn(&bench, &request);
-        pull(turn, &outcome, CS_EVENT_DONE, ms);
-        int64_t start = cs_mono_ms();
-        cs_engine_turn_cancel(turn);
-        assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
-        assert_in_range(cs_mono_ms() - start, 0, 2500); /* it was not given up */
-        assert_int_equal(outcome.status, CS_CANCELLED);
-        cs_engine_turn_free(turn);
-        outcome_fini(&outcome);
-    }
-}
-
-static void real_codex_errors_have_names(void **state)
-{
-    START_REAL();
-    static const struct {
-        const char *prompt, *code;
-    } cases[] = {
-        {"[[status 401]]", "codex_auth"},
-        {"[[status 429]]", "codex_rate_limited"},
-        {"[[status 500]]", "codex_error"},
-    };
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct cs_engine_request request = request_for(cases[i].prompt);
-        struct outcome outcome;
-        run_turn(&bench, &request, &outcome);
-        assert_int_equal(outcome.status, CS_UPSTREAM);
-        assert_string_equal(outcome.code, cases[i].code);
-        outcome_fini(&outcome);
-    }
-}
-
-static void real_codex_serves_many_conversations_at_once(void **state)
-{
-    START_REAL();
-    crowd_of_conversations(&bench, "I saw 5 messages (3 from you, 2 from me).");
-}
-
 #define CASE(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(void)
@@ -500,12 +313,6 @@ int main(void)
         CASE(a_turn_may_be_freed_in_each_state),
         CASE(a_codex_that_stops_at_its_start_is_unavailable),
         CASE(many_conversations_at_once_do_not_mix),
-        CASE(real_codex_remembers_across_turns_and_restarts),
-        CASE(real_codex_keeps_context_over_twenty_turns_with_a_restart),
-        CASE(real_codex_does_not_show_a_cancelled_prompt_again),
-        CASE(real_codex_obeys_a_cancel_however_early),
-        CASE(real_codex_errors_have_names),
-        CASE(real_codex_serves_many_conversations_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,7 +38,7 @@
 /** A folder of its own, and an engine. */
 struct bench {
     char dir[64];
-    char codex[160];
+    char codex[512];
     struct cs_engine *engine;
     pid_t model; /* the model server, 0: none */
 };
@@ -111,7 +111,7 @@ static inline void bench_fake(struct bench *bench, enum cs_engine_kind kind, con
     char script[512], text[1024];
     bench_dir(bench);
     project_path("support/fake_codex.py", script);
-    path_in(bench, "codex", bench->codex);
+    snprintf(bench->codex, sizeof(bench->codex), "%s/codex", bench->dir);
     snprintf(text, sizeof(text),
              "#!/bin/sh\nexec python3 '%s' --scenario '%s' --log '%s/log' \"$@\"\n", script,
              scenario, bench->dir);
@@ -143,13 +143,13 @@ static inline void bench_end(struct bench *bench)
 
 /** The native program of that version as scripts/setup installs it, or what the variable names;
  * false when it is missing. */
-static inline bool real_codex(const char *version, const char *variable, char out[160])
+static inline bool real_codex(const char *version, const char *variable, char out[512])
 {
     const char *named = getenv(variable);
     char pattern[600];
     glob_t found;
     bool is_there = false;
-    if (named && strlen(named) < 160) {
+    if (named && strlen(named) < 512) {
         strcpy(out, named);
         return true;
     }
@@ -159,7 +159,7 @@ static inline bool real_codex(const char *version, const char *variable, char ou
              "../.deps/codex-%s/node_modules/@openai/codex*/vendor/*/bin/codex", version);
     if (glob(pattern, 0, NULL, &found) == 0) {
         is_there =
-            found.gl_pathc > 0 && realpath(found.gl_pathv[0], pattern) && strlen(pattern) < 160;
+            found.gl_pathc > 0 && realpath(found.gl_pathv[0], pattern) && strlen(pattern) < 512;
         globfree(&found);
     }
     if (is_there) {
@@ -464,6 +464,77 @@ static inline void crowd_of_conversations(struct bench *bench, const char *saw)
         assert_says(crowd[i].outcome, saw);
         outcome_fini(&crowd[i].outcome);
     }
+}
+
+/* The test at hand. */
+
+static struct bench bench;
+
+static inline int teardown(void **state)
+{
+    (void)state;
+    bench_end(&bench);
+    return 0;
+}
+
+static inline pid_t child_pid(void)
+{
+    char text[64];
+    pid_t pid = 0;
+    snprintf(text, sizeof(text), "/proc/self/task/*/children");
+    glob_t found;
+    assert_int_equal(glob(text, 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        FILE *file = fopen(found.gl_pathv[i], "r");
+        int one;
+        while (file && fscanf(file, "%d", &one) == 1) {
+            if (one != bench.model) {
+                pid = one;
+            }
+        }
+        if (file) {
+            fclose(file);
+        }
+    }
+    globfree(&found);
+    return pid;
+}
+
+/* A turn on @thread (NULL: none) with @past (NULL: none), which must end well. */
+static inline struct outcome good_turn(const char *prompt, const char *thread, struct past *past)
+{
+    struct cs_engine_request request = request_for(prompt);
+    struct outcome outcome;
+    request.thread_id = thread;
+    request.history = past ? tell_past : NULL;
+    request.history_arg = past;
+    run_turn(&bench, &request, &outcome);
+    assert_ok(outcome);
+    outcome_fini(&outcome); /* the strings beside the buffers stay */
+    return outcome;
+}
+
+/* Start a turn with @prompt on @thread, and cancel it once @after has come. Returns what became of
+ * it. */
+static inline struct outcome cancelled_turn(const char *prompt, const char *thread,
+                                            enum cs_event_type after)
+{
+    struct cs_engine_request request = request_for(prompt);
+    struct outcome outcome;
+    outcome_init(&outcome);
+    request.thread_id = thread;
+    struct cs_engine_turn *turn = begin_turn(&bench, &request);
+    assert_true(pull(turn, &outcome, after, WAIT_MS));
+    int64_t start = cs_mono_ms();
+    cs_engine_turn_cancel(turn);
+    cs_engine_turn_cancel(turn);
+    assert_true(pull(turn, &outcome, CS_EVENT_DONE, WAIT_MS));
+    outcome.used[0] = cs_mono_ms() - start;
+    cs_engine_turn_free(turn);
+    assert_int_equal(outcome.status, CS_CANCELLED);
+    assert_string_equal(outcome.code, "turn_cancelled");
+    outcome_fini(&outcome);
+    return outcome;
 }
 
 #endif
