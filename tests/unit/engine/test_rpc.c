@@ -339,6 +339,28 @@ static void what_an_old_child_said_does_not_reach_the_new_one(void **state)
     free(text);
 }
 
+static void a_turn_of_an_old_child_does_not_call_the_new_one(void **state)
+{
+    (void)state;
+    begin(NULL);
+    hand_end(shaken(), 9, false, "ouch"); /* the turn has not looked at its inbox */
+    struct cs_engine_turn *old = turn;
+    begin(NULL); /* another turn brings up the next child */
+    assert_int_equal(next(0), -1);
+    struct cs_process *child = hand_await(2, "initialize");
+    free(hand_take(child));
+    hand_say(child, "{\"id\":2,\"result\":{\"userAgent\":\"x\"}}");
+    struct cs_engine_turn *new = turn;
+    turn = old;
+    assert_int_equal(next(0), -1); /* ready, died, ready */
+    char *text = hand_take(child);
+    const char *first = strstr(text, "\"thread/start\"");
+    assert_non_null(first);
+    assert_null(strstr(first + 1, "\"thread/start\""));
+    free(text);
+    cs_engine_turn_free(new);
+}
+
 static void a_closed_thread_is_loaded_again(void **state)
 {
     (void)state;
@@ -635,6 +657,7 @@ int main(void)
         LINK(a_resumed_thread_of_another_id_is_not_used),
         LINK(a_thread_that_runs_elsewhere_is_not_used),
         LINK(what_an_old_child_said_does_not_reach_the_new_one),
+        LINK(a_turn_of_an_old_child_does_not_call_the_new_one),
         LINK(a_closed_thread_is_loaded_again),
         LINK(a_child_that_hangs_is_replaced),
         LINK(a_child_that_does_not_read_is_stopped),

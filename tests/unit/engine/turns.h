@@ -158,12 +158,13 @@ static inline bool real_codex(const char *version, const char *variable, char ou
     snprintf(pattern + len, sizeof(pattern) - len,
              "../.deps/codex-%s/node_modules/@openai/codex*/vendor/*/bin/codex", version);
     if (glob(pattern, 0, NULL, &found) == 0) {
-        is_there =
-            found.gl_pathc > 0 && realpath(found.gl_pathv[0], pattern) && strlen(pattern) < 512;
+        char *path = realpath(found.gl_pathv[0], NULL);
+        is_there = path && strlen(path) < 512;
+        if (is_there) {
+            strcpy(out, path);
+        }
+        free(path);
         globfree(&found);
-    }
-    if (is_there) {
-        strcpy(out, pattern);
     }
     return is_there;
 }
