@@ -91,6 +91,9 @@ CS_MUST_USE enum cs_status cs_gate_feed(struct cs_gate *gate, const char *data, 
 
 enum cs_script { CS_SCRIPT_PUSH, CS_SCRIPT_PUT, CS_SCRIPT_DEL, CS_SCRIPT_LEASE, CS_SCRIPTS };
 
+/* Whether the server takes the header that lets scripts of known keys run beside others. */
+enum cs_headers { CS_HEADERS_UNKNOWN, CS_HEADERS_FAST, CS_HEADERS_PLAIN };
+
 /* What this connection's server has of a script. */
 struct cs_script_slot {
     char sha[41]; /* "" until it was loaded once */
@@ -113,7 +116,7 @@ struct cs_redis {
     size_t in_pos, in_len;
     int wake_fd; /* eventfd */
     struct cs_script_slot scripts[CS_SCRIPTS];
-    bool plain_headers; /* the server does not know the flags of a script's header */
+    enum cs_headers headers;
     _Atomic uint64_t connects, commands, bytes_sent, bytes_received;
 };
 

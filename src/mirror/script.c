@@ -49,7 +49,7 @@ static void add_text(const struct cs_redis *redis, enum cs_script script, struct
         {"LONG_TTL", CS_LONG_TTL_S}, {"INDEX_S", CS_INDEX_S},
         {"REFRESH_S", CS_REFRESH_S}, {"LEASE_MS", CS_LEASE_MS},
     };
-    if (scripts[script].declares_all_keys && !redis->plain_headers)
+    if (scripts[script].declares_all_keys && redis->headers == CS_HEADERS_FAST)
         cs_buf_adds(out, HEADER_FAST);
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         cs_buf_addf(out, "local %s=%d ", constants[i].name, constants[i].value);
@@ -116,12 +116,17 @@ static enum cs_status load_missing(struct cs_redis *redis, int64_t deadline, str
 enum cs_status cs_scripts_load(struct cs_redis *redis, int64_t deadline, struct cs_err *err)
 {
     struct cs_err first = {0};
+    enum cs_headers known = redis->headers;
+    if (known == CS_HEADERS_UNKNOWN)
+        redis->headers = CS_HEADERS_FAST;
     enum cs_status rc = load_missing(redis, deadline, &first);
     /* Redis 7.0 knows headers but not this flag, older ones know no header. */
-    if (rc == CS_UPSTREAM && !redis->plain_headers && cs_redis_connected(redis)) {
-        redis->plain_headers = true;
+    if (rc == CS_UPSTREAM && redis->headers == CS_HEADERS_FAST && cs_redis_connected(redis)) {
+        redis->headers = CS_HEADERS_PLAIN;
         return load_missing(redis, deadline, err);
     }
+    if (rc != CS_OK)
+        redis->headers = known;
     return rc == CS_OK ? CS_OK : cs_err_set(err, rc, first.code, "%s", first.msg);
 }
 

@@ -6,8 +6,8 @@
 --       {DUP|FORK|GAP, sequence}                    nothing written
 --       {MISS|FOREIGN|PROTOCOL|NOLOG|WIDE|LARGE}    nothing written
 --       {TORN}                                      the value did not have its length: removed
--- Calls GETRANGE, XADD, SETRANGE, EXPIRE; with a lease GETDEL; every ten minutes SISMEMBER, TTL, EXPIRE,
--- SET; a day's first EXPIRE of the log. A wide tail costs one GETRANGE more, a repeated message one GET.
+-- Calls GETRANGE, XADD, SETRANGE, EXPIRE; with a lease GETDEL; every ten minutes STRLEN, SISMEMBER, TTL,
+-- EXPIRE, SET; a day's first EXPIRE of the log. A wide tail costs one GETRANGE more, a repeated message one GET.
 -- Touches no key that it does not declare.
 local FIRST = 7
 local sid, ttl, origin, from = ARGV[1], lifetime(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -17,9 +17,16 @@ if not t then return {why} end
 local have, to = t.vv[origin] or 0, from + #ARGV - FIRST
 if from > have + 1 then return {'GAP', have} end
 
+-- Nobody can read it, and what it held is on the hosts.
+local function torn()
+  call('DEL', KEYS[1])
+  return {'TORN'}
+end
+
 -- What is there already must be the same bytes: a host that went back in time numbers anew.
 if from <= have then
   local value = call('GET', KEYS[1])
+  if #value ~= t.L then return torn() end
   for i = from, math.min(to, have) do
     if not value:find(ARGV[FIRST + i - from], 1, true) then return {'FORK', have} end
   end
@@ -30,7 +37,7 @@ if from <= have then
 end
 
 local blob = table.concat(ARGV, ',', FIRST + have + 1 - from)
-local start = t.L - t.width -- of the old tail, where the comma goes
+local length, start = t.L, t.L - t.width -- the old tail begins there: the comma's place
 local day = math.floor(t.at / 86400000000)
 t.vv[origin] = to
 t.state = newer_state(t.state, ARGV[5])
@@ -50,6 +57,7 @@ if not id then return {'NOLOG'} end
 t.at = stamp(id)
 local verdict = 'OK'
 if math.abs(t.at - t.ix) >= REFRESH_S * 1000000 then
+  if call('STRLEN', KEYS[1]) ~= length then return torn() end
   if call('SISMEMBER', KEYS[3], sid) == 1 then
     keep(KEYS[3], ttl + INDEX_S)
     call('SET', KEYS[4], sid, 'EX', ttl + INDEX_S)
@@ -59,8 +67,7 @@ if math.abs(t.at - t.ix) >= REFRESH_S * 1000000 then
   end
 end
 if call('SETRANGE', KEYS[1], start, ',' .. blob .. write_tail(t, t.width)) ~= t.L then
-  call('DEL', KEYS[1])
-  return {'TORN'}
+  return torn()
 end
 call('EXPIRE', KEYS[1], ttl)
 if math.floor(t.at / 86400000000) ~= day then call('EXPIRE', KEYS[2], LOG_TTL) end

@@ -64,6 +64,7 @@ local marks = call('MGET', KEYS[5], eviction_key(sid))
 if marks[1] and covers(argument_vector(marks[1]) or {}, new) then return {'TOMB', 0, 0, '', marks[1]} end
 
 local t, why = read_tail(KEYS[1])
+if t and call('STRLEN', KEYS[1]) ~= t.L then t, why = nil, 'TORN' end -- nobody can read it
 if why == 'PROTOCOL' then return {why} end
 if why == 'FOREIGN' and redis.sha1hex(call('GET', KEYS[1])) ~= ARGV[11] then return {why} end
 if why == 'MISS' and marks[2] then

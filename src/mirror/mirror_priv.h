@@ -1,0 +1,197 @@
+/* What the files of the replication share: mirror.c (threads, requests, leases), push.c, pull.c,
+ * merge.c (one session against Redis) and record.c (messages and sessions as text).
+ *
+ * Layer: mirror, private. All but what is marked belongs to the thread that steps.
+ */
+#ifndef CS_MIRROR_MIRROR_PRIV_H
+#define CS_MIRROR_MIRROR_PRIV_H
+
+#include <pthread.h>
+
+#include "cs/base/thread.h"
+#include "cs/mirror/mirror.h"
+#include "script.h"
+
+#define CS_KEY_CAP  192   /* bytes of a key with its NUL: the longest prefix and a user of 128 */
+#define CS_ENTRY_ID 48    /* bytes of an id of a log entry with its NUL */
+#define CS_OP_MS    10000 /* for each reply */
+
+/* An entry of ours in a user's log that has not come back in it yet. */
+struct cs_sent {
+    char id[CS_ENTRY_ID];
+    char sid[CS_UUID_MAX];
+};
+
+/* A user whose log is followed. */
+struct cs_follow {
+    char *user;
+    char cursor[CS_ENTRY_ID]; /* "": none */
+    bool resync;              /* the log does not fit the cursor: compare all */
+    bool rung;                /* there may be news (under mirror->mutex) */
+    bool kept;                /* still followed */
+    struct cs_sent *sent;
+    size_t sent_count, sent_cap;
+};
+
+/* A turn's lease. */
+struct cs_held {
+    char sid[CS_UUID_MAX];
+    char token[33];
+    int64_t renew_at; /* mono ms */
+    bool asked;       /* Redis was asked for it */
+    bool ours;
+    bool ended;
+    struct cs_held *next;
+};
+
+enum cs_ask_kind { CS_ASK_SYNC, CS_ASK_FETCH, CS_ASK_LEASE };
+/* What another thread waits for. */
+struct cs_ask {
+    enum cs_ask_kind kind;
+    char name[CS_UUID_MAX]; /* identifier or session id */
+    enum cs_status status;
+    struct cs_err err;
+    bool done;
+    bool left; /* nobody waits any more: who finishes it frees it */
+    struct cs_ask *next;
+};
+
+struct cs_mirror {
+    struct cs_mirror_options options;
+    struct cs_redis *redis, *bell; /* bell: the doorbell's thread's */
+    char host[64];
+
+    /* the stepping thread's */
+    struct cs_follow *follows; /* ascending users */
+    size_t follow_count, follow_cap;
+    struct cs_backoff backoff;
+    int64_t skew_ms;      /* server's clock minus ours */
+    int64_t full_at;      /* mono ms of the last full comparison; 0: none */
+    int64_t push_after;   /* mono ms: no pushes before, for want of room */
+    int64_t keepalive_at; /* mono ms of the next look at the logs */
+    size_t message_max, request_max;
+    bool scripts; /* are loaded on this connection */
+
+    pthread_t thread, bell_thread;
+    bool threads;
+
+    pthread_mutex_t mutex; /* guards what follows, and follows[].rung */
+    pthread_cond_t work, answered;
+    bool woken, stopping, bell_stale;
+    struct cs_ask *asks, **asks_end;
+    struct cs_held *held;
+    struct cs_mirror_figures figures;
+    char *bell_users; /* users and cursors for the doorbell: pairs of strings, then an empty one */
+    size_t bell_len;
+    unsigned bell_version;
+};
+
+/* ---- record.c ---- */
+
+/* The parts of a session's value: `prefix` up to and with the messages' bracket. */
+CS_MUST_USE enum cs_status cs_record_split(const char *text, size_t len, size_t *out_prefix,
+                                           enum cs_status (*each)(void *arg, const char *item,
+                                                                  size_t len, struct cs_err *err),
+                                           void *arg, struct cs_err *err);
+/* The same of a bare array. */
+CS_MUST_USE enum cs_status cs_record_items(const char *text, size_t len,
+                                           enum cs_status (*each)(void *arg, const char *item,
+                                                                  size_t len, struct cs_err *err),
+                                           void *arg, struct cs_err *err);
+/* A message of Redis: identity and object. The parsed object owns the strings; frag is in @scratch.
+ */
+struct cs_record {
+    struct cs_mirror_message message;
+    struct cs_json *root;
+    char *frag;
+    bool stub; /* the content is kept elsewhere */
+};
+CS_MUST_USE enum cs_status cs_record_parse(const char *item, size_t len, struct cs_record *out,
+                                           struct cs_err *err);
+void cs_record_fini(struct cs_record *record);
+/* Append @message as it stands in Redis; larger than @max: a stub. */
+void cs_record_write(struct cs_buf *out, const struct cs_mirror_message *message, size_t max);
+/* Append a session's value up to its messages. */
+void cs_record_prefix(struct cs_buf *out, const struct cs_mirror_meta *meta);
+/* Read meta from a prefix, or from a foreign object; what is missing gets defaults. */
+CS_MUST_USE enum cs_status cs_record_meta(const struct cs_json *object, const char *model,
+                                          struct cs_mirror_meta *out_meta, struct cs_err *err);
+/* Append a message of a foreign writer as an object of ours, without identity. *out_cx: the
+ * identity that it carried, or NULL. */
+void cs_record_foreign(struct cs_buf *out, const struct cs_json *message, const char *default_time);
+bool cs_record_id_valid(const char *id);
+
+/* ---- changes: gathered, then applied in one transaction ---- */
+
+struct cs_changes {
+    struct cs_mirror_change *items;
+    size_t count, cap;
+    void **owned; /* freed with them */
+    size_t owned_count, owned_cap;
+};
+/* Add a change. */
+CS_MUST_USE enum cs_status cs_changes_add(struct cs_changes *changes,
+                                          const struct cs_mirror_change *change,
+                                          struct cs_err *err);
+/* Keep malloc()ed memory as long as the changes; steals it even on failure. */
+CS_MUST_USE enum cs_status cs_changes_own_take(struct cs_changes *changes, void *memory,
+                                               struct cs_err *err);
+/* A copy of @text that lives as long. NULL when out of memory. */
+const char *cs_changes_text(struct cs_changes *changes, const char *text, size_t len);
+/* Add a message of Redis, copied. */
+CS_MUST_USE enum cs_status cs_changes_message(struct cs_changes *changes, const char *sid,
+                                              const struct cs_record *record, int64_t at,
+                                              struct cs_err *err);
+CS_MUST_USE enum cs_status cs_changes_apply(struct cs_mirror *mirror, struct cs_changes *changes,
+                                            struct cs_err *err);
+void cs_changes_fini(struct cs_changes *changes);
+
+/* ---- push.c ---- */
+
+/* Offer all messages that were never offered. */
+CS_MUST_USE enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err);
+/* Append what a session lacks in Redis, of one origin from @from on. The verdict of the last call;
+ * OK when all is there. */
+CS_MUST_USE enum cs_status cs_push_origin(struct cs_mirror *mirror,
+                                          const struct cs_mirror_local *local, int64_t origin,
+                                          int64_t from, enum cs_verdict *out_verdict,
+                                          struct cs_err *err);
+/* What the scripts need of a session. */
+struct cs_script_session cs_script_session_of(const struct cs_mirror_local *local);
+struct cs_script_state cs_script_state_of(const struct cs_mirror_local *local);
+/* Remember an entry of ours, to see it come back. */
+void cs_note_sent(struct cs_mirror *mirror, const char *user, const char *sid, const char *id);
+
+/* ---- merge.c ---- */
+
+/* Compare sessions with Redis, and make both as they should be. @pull: fetch the value even if the
+ * vectors are equal. */
+CS_MUST_USE enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
+                                      size_t count, bool pull, struct cs_err *err);
+
+/* ---- pull.c ---- */
+
+CS_MUST_USE enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow,
+                                        struct cs_err *err);
+/* Compare all sessions of a user, here and in Redis. */
+CS_MUST_USE enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow,
+                                          struct cs_err *err);
+
+/* ---- mirror.c ---- */
+
+struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
+/* Deal with what other threads wait for; called between pieces of work. */
+void cs_mirror_serve(struct cs_mirror *mirror);
+/* The token of @sid's lease if its turn is over, to go with a push; NULL for none. Borrowed. */
+const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid);
+void cs_lease_released(struct cs_mirror *mirror, const char *sid);
+
+/* A stamp of the server as wall ms here. */
+int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp);
+/* The stamp of a log entry's id. */
+int64_t cs_entry_stamp(const char *id);
+int64_t cs_op_deadline(void);
+/* Whether the error ends the work of this step (else it concerns one session alone). */
+bool cs_ends_step(const struct cs_mirror *mirror, const struct cs_err *err);
+
+#endif
