@@ -127,9 +127,6 @@ void cs_body_drain(struct cs_request *rq)
     char sink[4096];
     struct cs_alarm alarm;
 
-    /* Who asked first has not begun to send. */
-    if (rq->body_read || rq->header[CS_HEADER_EXPECT] != NULL)
-        return;
     if (cs_alarm_start(&alarm, CS_DRAIN_MS, NULL) != CS_OK)
         return;
     while (mg_read(rq->conn, sink, sizeof sink) == (int)sizeof sink)

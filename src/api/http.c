@@ -29,8 +29,7 @@
 
 static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
 {
-    struct cs_err why = {0};
-    enum cs_status found, rc;
+    enum cs_status rc;
 
     if (atomic_load(&rq->http->quiet)) {
         rq->close = true;
@@ -39,18 +38,10 @@ static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
     rc = cs_req_check(rq, err);
     if (rc != CS_OK)
         return rc;
-    found = cs_route_find(rq, &why);
-    if (found != CS_OK || (rq->route->flags & CS_ROUTE_OPEN) == 0) {
-        int status = rq->status;
-
+    rq->route = cs_route_find(rq->info->request_uri, cs_req_method(rq), rq->param);
+    if (rq->route == NULL || (rq->route->flags & CS_ROUTE_OPEN) == 0)
         rc = cs_auth_check(rq, err); /* strangers do not learn which paths there are */
-        if (rc != CS_OK)
-            return rc;
-        rq->status = status;
-    }
-    if (found != CS_OK)
-        return cs_err_set(err, found, why.code, "%s", why.msg);
-    return CS_OK;
+    return rc == CS_OK && rq->route == NULL ? cs_route_missing(rq, err) : rc;
 }
 
 static enum cs_status serve(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
@@ -92,7 +83,8 @@ static int begin_request(struct mg_connection *conn)
     if (atomic_load(&http->quiet))
         rq.close = true;
     status = cs_reply_send(&rq, &reply);
-    cs_body_drain(&rq);
+    if (!rq.body_read && rq.header[CS_HEADER_EXPECT] == NULL) /* who asked first has not begun */
+        cs_body_drain(&rq);
     log_request(&rq, status, &err, began);
     cs_reply_fini(&reply);
     cs_req_fini(&rq);

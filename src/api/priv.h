@@ -129,6 +129,8 @@ void cs_req_init(struct cs_request *rq, struct cs_http *http, struct mg_connecti
 /** Framing, headers, Host, Origin. On failure the connection is to be closed. */
 CS_MUST_USE enum cs_status cs_req_check(struct cs_request *rq, struct cs_err *err);
 void cs_req_fini(struct cs_request *rq);
+/** The method to look for: HEAD counts as GET. */
+const char *cs_req_method(const struct cs_request *rq);
 /** Record an error whose HTTP status no enum cs_status stands for; returns CS_INVALID. */
 enum cs_status cs_refuse(struct cs_request *rq, int http_status, const char *code,
                          const char *sentence, struct cs_err *err);
@@ -215,8 +217,11 @@ struct cs_route {
 };
 extern const struct cs_route cs_routes[]; /* ends with a NULL method */
 
-/** Set rq->route and rq->param. 404, or 405 with rq->allow. */
-CS_MUST_USE enum cs_status cs_route_find(struct cs_request *rq, struct cs_err *err);
+/** The route of @method and @path, its :id in @param; or NULL. */
+const struct cs_route *cs_route_find(const char *path, const char *method,
+                                     char param[CS_PARAM_MAX]);
+/** Why there is none: 404, or 405 with rq->allow. */
+enum cs_status cs_route_missing(struct cs_request *rq, struct cs_err *err);
 
 /* ---- the resources ---- */
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "cs/base/clock.h"
-#include "cs/base/log.h"
 #include "priv.h"
 
 #define BODY_MAX (512u * 1024 * 1024)
@@ -159,6 +158,19 @@ static char *put(char *at, const char *text)
     return at + len;
 }
 
+static char *put_number(char *at, size_t number)
+{
+    char digits[20];
+    size_t n = 0;
+
+    do
+        digits[n++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    while (n > 0)
+        *at++ = digits[--n];
+    return at;
+}
+
 /* The header at @head; returns its end. Every piece is bounded, and CS_HEAD_ROOM holds their sum.
  */
 static char *render_head(const struct cs_request *rq, const struct cs_reply *reply, size_t body,
@@ -166,11 +178,11 @@ static char *render_head(const struct cs_request *rq, const struct cs_reply *rep
 {
     char *at = put(head, "HTTP/1.1 ");
 
-    at = put(at, CS_NUM(reply->status));
+    at = put_number(at, (size_t)reply->status);
     at = put(at, " ");
     at = put(at, mg_get_response_code_text(rq->conn, reply->status));
     at = put(at, "\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ");
-    at = put(at, CS_NUM(body));
+    at = put_number(at, body);
     at = put(at, "\r\nX-Content-Type-Options: nosniff\r\nCache-Control: ");
     at = put(at, reply->cacheable ? "max-age=300" : "no-store");
     at = put(at, "\r\nX-Request-Id: ");

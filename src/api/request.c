@@ -337,6 +337,11 @@ enum cs_status cs_req_check(struct cs_request *rq, struct cs_err *err)
     return rc;
 }
 
+const char *cs_req_method(const struct cs_request *rq)
+{
+    return rq->head ? "GET" : rq->info->request_method;
+}
+
 void cs_req_fini(struct cs_request *rq)
 {
     if (rq->body_held != 0)

@@ -44,6 +44,16 @@ static bool matches(const char *pattern, const char *path, char param[CS_PARAM_M
     return true;
 }
 
+const struct cs_route *cs_route_find(const char *path, const char *method, char param[CS_PARAM_MAX])
+{
+    const struct cs_route *route;
+
+    for (route = cs_routes; route->method != NULL; route++)
+        if (strcmp(route->method, method) == 0 && matches(route->path, path, param))
+            return route;
+    return NULL;
+}
+
 static void allow(struct cs_request *rq, const char *method)
 {
     size_t len = strlen(rq->allow);
@@ -51,18 +61,13 @@ static void allow(struct cs_request *rq, const char *method)
     snprintf(rq->allow + len, sizeof rq->allow - len, "%s%s", len > 0 ? ", " : "", method);
 }
 
-enum cs_status cs_route_find(struct cs_request *rq, struct cs_err *err)
+enum cs_status cs_route_missing(struct cs_request *rq, struct cs_err *err)
 {
-    const char *method = rq->head ? "GET" : rq->info->request_method;
     const struct cs_route *route;
 
     for (route = cs_routes; route->method != NULL; route++) {
         if (!matches(route->path, rq->info->request_uri, rq->param))
             continue;
-        if (strcmp(route->method, method) == 0) {
-            rq->route = route;
-            return CS_OK;
-        }
         allow(rq, route->method);
         if (strcmp(route->method, "GET") == 0)
             allow(rq, "HEAD");

@@ -15,7 +15,7 @@ struct asked {
     struct mg_request_info info;
     struct cs_request rq;
     struct cs_err err;
-    enum cs_status status;
+    enum cs_status status; /* of cs_route_missing(), when there is no route */
 };
 
 static void ask(struct asked *a, const char *method, const char *path)
@@ -25,7 +25,8 @@ static void ask(struct asked *a, const char *method, const char *path)
     a->info.request_uri = path;
     a->rq.info = &a->info;
     a->rq.head = strcmp(method, "HEAD") == 0;
-    a->status = cs_route_find(&a->rq, &a->err);
+    a->rq.route = cs_route_find(path, cs_req_method(&a->rq), a->rq.param);
+    a->status = a->rq.route != NULL ? CS_OK : cs_route_missing(&a->rq, &a->err);
 }
 
 static void every_path_finds_its_handler(void **state)
