@@ -8,26 +8,33 @@ import signal
 import subprocess
 
 import pytest
-from support.codex import ROOT
+from support.codex import LAST_WITH_MCP, ROOT, codex_binary
 from support.process import alive, command_line, descendants, wait_until
 
 
 @pytest.fixture
-def started(tmp_path):
-    """The script, its log, and its address once it serves."""
-    log = tmp_path / "start.log"
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
-    command = [str(ROOT / "scripts/start"), "--port", "0", "--data-dir", str(tmp_path / "data")]
-    with open(log, "wb") as out:
-        process = subprocess.Popen(command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+def start(tmp_path):
+    """Runs the script with more environment: (process, log, port) once it serves."""
+    made = []
 
-    def listening():
-        assert process.poll() is None, log.read_text()
-        return re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())
+    def run(**more_env):
+        log = tmp_path / "start.log"
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", **more_env}
+        command = [str(ROOT / "scripts/start"), "--port", "0", "--data-dir", str(tmp_path / "data")]
+        with open(log, "wb") as out:
+            process = subprocess.Popen(
+                command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        made.append(process)
 
-    try:
-        yield process, log, int(wait_until(listening, "it listens", 300).group(1))
-    finally:
+        def listening():
+            assert process.poll() is None, log.read_text()
+            return re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())
+
+        return process, log, int(wait_until(listening, "it listens", 300).group(1))
+
+    yield run
+    for process in made:
         if process.poll() is None:
             process.terminate()
             process.wait(30)
@@ -47,8 +54,8 @@ def get(port, path):
     return reply.status, json.loads(reply.read())
 
 
-def test_start_serves_the_real_codex_with_the_demo_model_and_cleans_up(started):
-    process, log, port = started
+def test_start_serves_the_real_codex_with_the_demo_model_and_cleans_up(start):
+    process, log, port = start()
     assert "DEMO" in log.read_text()
     assert get(port, "/health")[1]["demo"] is True
 
@@ -71,10 +78,28 @@ def test_start_serves_the_real_codex_with_the_demo_model_and_cleans_up(started):
     assert not home.exists()
 
 
-def test_ctrl_c_ends_start_too(started):
-    process, _, port = started
+def test_ctrl_c_ends_start_too(start):
+    process, _, port = start()
     assert get(port, "/healthz")[0] == 200
     pids = descendants(process.pid)
     process.send_signal(signal.SIGINT)
     process.wait(15)
     wait_until(lambda: not any(alive(pid) for pid in pids), "all that it started has ended", 3)
+
+
+@pytest.mark.parametrize("how", ["key", "login"])
+def test_with_credentials_the_users_own_codex_runs_and_no_demo(start, tmp_path, how):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/codex").symlink_to(codex_binary(LAST_WITH_MCP))
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    if how == "key":
+        env["OPENAI_API_KEY"] = "sk-0123456789"
+    else:
+        (tmp_path / ".codex").mkdir()
+        (tmp_path / ".codex/auth.json").write_text('{"OPENAI_API_KEY": "sk-0123456789"}')
+    process, log, port = start(**env)
+    health = get(port, "/health")[1]
+    assert health["demo"] is False and health["engine"]["version"] == LAST_WITH_MCP
+    assert "DEMO" not in log.read_text()
+    process.terminate()
+    assert process.wait(15) == 0
