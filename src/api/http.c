@@ -77,6 +77,7 @@ static int begin_request(struct mg_connection *conn)
 
     atomic_fetch_add(&http->active, 1);
     cs_req_init(&rq, http, conn);
+    rq.body_read = rq.info->content_length <= 0;
     cs_reply_init(&reply);
     if (serve(&rq, &reply, &err) != CS_OK)
         cs_reply_error(&rq, &reply, &err);
@@ -121,8 +122,11 @@ static int http_error(struct mg_connection *conn, int status, const char *messag
 
 static int log_message(const struct mg_connection *conn, const char *message)
 {
-    (void)conn;
-    cs_log(CS_LOG_DEBUG, "civetweb", "message", message, NULL);
+    const struct cs_http *http = mg_get_user_data(mg_get_context(conn));
+
+    /* While it serves, what it says is about requests; else it is about why it cannot. */
+    cs_log(atomic_load(&http->quiet) ? CS_LOG_WARN : CS_LOG_DEBUG, "civetweb", "message", message,
+           NULL);
     return 1;
 }
 

@@ -63,24 +63,25 @@ struct cs_worker {
     const char *buffer; /* where its requests begin; NULL before the first */
 };
 
-/* X(member, name): the headers that mean something to us; each may come once. */
+/* X(member, name, once): the headers that mean something to us, and whether a second one is
+ * refused; else the first counts, as it does for civetweb. */
 #define CS_HEADERS(X)                                                                              \
-    X(HOST, "Host")                                                                                \
-    X(ORIGIN, "Origin")                                                                            \
-    X(FETCH_SITE, "Sec-Fetch-Site")                                                                \
-    X(CONNECTION, "Connection")                                                                    \
-    X(UPGRADE, "Upgrade")                                                                          \
-    X(AUTHORIZATION, "Authorization")                                                              \
-    X(CONTENT_LENGTH, "Content-Length")                                                            \
-    X(CONTENT_TYPE, "Content-Type")                                                                \
-    X(TRANSFER_ENCODING, "Transfer-Encoding")                                                      \
-    X(EXPECT, "Expect")                                                                            \
-    X(PREFER, "Prefer")                                                                            \
-    X(REQUEST_ID, "X-Request-Id")                                                                  \
-    X(IDEMPOTENCY_KEY, "Idempotency-Key")
+    X(HOST, "Host", true)                                                                          \
+    X(ORIGIN, "Origin", true)                                                                      \
+    X(FETCH_SITE, "Sec-Fetch-Site", true)                                                          \
+    X(CONNECTION, "Connection", false)                                                             \
+    X(UPGRADE, "Upgrade", false)                                                                   \
+    X(AUTHORIZATION, "Authorization", true)                                                        \
+    X(CONTENT_LENGTH, "Content-Length", true)                                                      \
+    X(CONTENT_TYPE, "Content-Type", true)                                                          \
+    X(TRANSFER_ENCODING, "Transfer-Encoding", true)                                                \
+    X(EXPECT, "Expect", true)                                                                      \
+    X(PREFER, "Prefer", false)                                                                     \
+    X(REQUEST_ID, "X-Request-Id", false)                                                           \
+    X(IDEMPOTENCY_KEY, "Idempotency-Key", true)
 
 enum cs_header {
-#define X(member, name) CS_HEADER_##member,
+#define X(member, name, once) CS_HEADER_##member,
     CS_HEADERS(X)
 #undef X
         CS_HEADER_COUNT

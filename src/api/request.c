@@ -15,8 +15,11 @@
 #define HEADER_BYTES_MAX                                                                           \
     16384 /* civetweb's buffer holds twice that: what is beyond it, civetweb calls malformed */
 
-static const char *const header_names[CS_HEADER_COUNT] = {
-#define X(member, name) name,
+static const struct {
+    const char *name;
+    bool once;
+} known[CS_HEADER_COUNT] = {
+#define X(member, name, once) {name, once},
     CS_HEADERS(X)
 #undef X
 };
@@ -57,16 +60,16 @@ static bool tells_of_proxy(const char *name)
            strcasecmp(name, "via") == 0 || strcasecmp(name, "x-real-ip") == 0;
 }
 
-/* Note one header. False when it came before. */
+/* Note one header. False when it may not come again. */
 static bool note_header(struct cs_request *rq, const char *name, const char *value)
 {
     int i;
 
     for (i = 0; i < CS_HEADER_COUNT; i++) {
-        if (strcasecmp(name, header_names[i]) != 0)
+        if (strcasecmp(name, known[i].name) != 0)
             continue;
         if (rq->header[i] != NULL)
-            return false;
+            return !known[i].once;
         rq->header[i] = value;
         return true;
     }

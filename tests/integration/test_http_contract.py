@@ -347,6 +347,19 @@ def test_a_port_in_use_is_named(instant):
     assert result.returncode != 0 and str(instant.port) in result.stderr
 
 
+def test_allowed_hosts_are_taken_up_at_sighup(make_instant, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    daemon = make_instant("--config", str(file))
+    tunnel = compose(daemon, "GET", "/health", "Origin: http://localhost:8080", host="localhost:8080")
+    assert exchange(daemon, tunnel).status == 403
+    file.write_text(json.dumps({"allowedHosts": "box.example, localhost:8080"}))
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: exchange(daemon, tunnel).status == 200, "the tunnel's name is accepted")
+    page = compose(daemon, "GET", "/health", "Origin: https://box.example", host="box.example")
+    assert exchange(daemon, page).status == 200
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2"])
 def test_every_loopback_host_serves(make_instant, host):
     daemon = make_instant("--host", host)
