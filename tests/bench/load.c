@@ -1,6 +1,6 @@
 /* load: an HTTP client that keeps C connections busy, one request at a time on each.
  *
- *   load PORT CONNECTIONS SECONDS REQUESTS [--max N] [--warmup SECONDS] [--bodies FILE]
+ *   load PORT CONNECTIONS SECONDS REQUESTS [--max N] [--each N] [--warmup SECONDS] [--bodies FILE]
  *
  * REQUESTS is a file of lines "METHOD PATH [JSON BODY]". Connection i sends lines i, i+C, i+2C, …
  * and begins anew at the file's end. It stops after SECONDS, or when N requests have been answered.
@@ -34,9 +34,11 @@ struct request {
 
 struct connection {
     int fd;
-    size_t next; /* index of its next request */
-    size_t sent; /* bytes of the request that are out */
+    size_t next;      /* index of its next request */
+    uint64_t started; /* requests */
+    size_t sent;      /* bytes of the request that are out */
     int64_t began_us;
+    bool busy; /* a request is under way */
     bool in_body;
     size_t body_left;
     int status;
@@ -50,7 +52,7 @@ struct connection {
 static struct {
     int port, connections;
     double seconds, warmup;
-    uint64_t max;
+    uint64_t max, each; /* 0: no limit */
     struct request *requests;
     size_t request_count;
     FILE *bodies;
@@ -58,6 +60,8 @@ static struct {
     uint32_t *times_us;
     size_t time_count, time_cap;
     uint64_t answered, started, bytes, errors;
+    int busy;  /* connections with a request under way */
+    bool over; /* no more requests */
     char first_error[300];
     bool warm;
 } self;
@@ -182,10 +186,14 @@ static void send_more(struct connection *connection)
 
 static void begin(struct connection *connection)
 {
-    if (self.max > 0 && self.started >= self.max) {
+    if (self.over || (self.max > 0 && self.started >= self.max) ||
+        (self.each > 0 && connection->started >= self.each)) {
         return;
     }
     self.started++;
+    self.busy++;
+    connection->busy = true;
+    connection->started++;
     connection->sent = connection->head_len = connection->body_len = 0;
     connection->in_body = false;
     connection->began_us = now_us();
@@ -206,8 +214,10 @@ static void redial(struct connection *connection)
 static void finish(struct connection *connection)
 {
     int64_t took = now_us() - connection->began_us;
-    self.answered++;
-    if (self.warm) {
+    self.busy--;
+    connection->busy = false;
+    self.answered += self.over ? 0 : 1;
+    if (self.warm && !self.over) {
         if (self.time_count == self.time_cap) {
             self.time_cap = self.time_cap * 2 + 65536;
             self.times_us = must(realloc(self.times_us, self.time_cap * sizeof *self.times_us));
@@ -308,12 +318,18 @@ static void on_event(struct connection *connection, uint32_t events, char *scrat
         return;
     }
     self.bytes += n > 0 ? (uint64_t)n : 0;
+    if (n <= 0 && !connection->busy) { /* idle for too long */
+        (void)close(connection->fd);
+        return;
+    }
     if (n <= 0 || !take(connection, scratch, (size_t)n)) {
         if (n != 0 || connection->head_len > 0) {
             failed("broken connection", connection->head, connection->head_len);
         } else {
             failed("closed before the answer", "", 0);
         }
+        self.busy--;
+        connection->busy = false;
         redial(connection);
         begin(connection);
     }
@@ -332,28 +348,37 @@ static uint32_t percentile(double p)
     return self.time_count == 0 ? 0 : self.times_us[(size_t)((double)(self.time_count - 1) * p)];
 }
 
+static void serve_events(char *scratch)
+{
+    struct epoll_event events[256];
+    int count = epoll_wait(self.epoll, events, 256, 20);
+    for (int i = 0; i < count; i++) {
+        on_event(events[i].data.ptr, events[i].events, scratch);
+    }
+}
+
 static void run(struct connection *connections)
 {
     char *scratch = must(malloc(READ_MAX));
-    struct epoll_event events[256];
-    int64_t start = now_us(), warm_at = start + (int64_t)(self.warmup * 1e6),
+    int64_t start = now_us(), now = start;
+    int64_t warm_at = start + (int64_t)(self.warmup * 1e6),
             end = start + (int64_t)(self.seconds * 1e6);
-    int64_t now = start;
     self.warm = self.warmup <= 0;
     for (int i = 0; i < self.connections; i++) {
         begin(&connections[i]);
     }
-    while (now < end && (self.max == 0 || self.answered + self.errors < self.max)) {
-        int count = epoll_wait(self.epoll, events, 256, 20);
-        for (int i = 0; i < count; i++) {
-            on_event(events[i].data.ptr, events[i].events, scratch);
-        }
+    while (now < end && self.busy > 0) {
+        serve_events(scratch);
         now = now_us();
         if (!self.warm && now >= warm_at) {
             self.warm = true;
             self.answered = self.bytes = 0;
             start = now;
         }
+    }
+    self.over = true;
+    for (int64_t last = now + 5000000; self.busy > 0 && now_us() < last;) {
+        serve_events(scratch);
     }
     double seconds = (double)(now - start) / 1e6;
     qsort(self.times_us, self.time_count, sizeof *self.times_us, compare);
@@ -378,6 +403,8 @@ int main(int argc, char *argv[])
     for (int i = 5; i < argc; i += 2) {
         if (strcmp(argv[i], "--max") == 0) {
             self.max = strtoull(argv[i + 1], NULL, 10);
+        } else if (strcmp(argv[i], "--each") == 0) {
+            self.each = strtoull(argv[i + 1], NULL, 10);
         } else if (strcmp(argv[i], "--warmup") == 0) {
             self.warmup = strtod(argv[i + 1], NULL);
         } else if (strcmp(argv[i], "--bodies") == 0) {
