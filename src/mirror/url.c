@@ -226,9 +226,11 @@ static enum cs_status read_redis(const struct parts *parts, const char *token,
         rc = take_host(parts, to, err);
     if (rc != CS_OK)
         return rc;
-    struct part db = {parts->path.at + 1, parts->path.len - 1};
-    if (parts->path.len > 1 && !number(db, 0, DB_MAX, &to->db))
-        return malformed(err, "the database after / is not a number");
+    if (parts->path.len > 1) {
+        struct part db = {parts->path.at + 1, parts->path.len - 1};
+        if (!number(db, 0, DB_MAX, &to->db))
+            return malformed(err, "the database after / is not a number");
+    }
     if (to->scheme == CS_REDIS_TLS && !to->password && token)
         rc = take_token(token, to, err);
     return rc;

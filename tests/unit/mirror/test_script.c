@@ -569,16 +569,13 @@ static void hostile_names_do_not_break_the_tail(void **state)
         assert_string_equal(cs_json_get_string(root, "model"), models[i]);
         cs_json_free(root);
     }
+    p = push_of("s", "a", 1, 1);
     p.state.model = "\xff";
     assert_int_equal(cs_push_append(redis, &p, NULL), CS_INVALID);
     p = push_of("s", "a", 1, 1);
-    static const char *const origins[] = {"",
-                                          "a b",
-                                          "a\"",
-                                          "a:",
-                                          "\xc3\xa9",
-                                          "0123456789012345678901234567890123456789"
-                                          "0123456789012345678901234"};
+    static const char *const origins[] = {
+        "",   "a b",      "a\"",
+        "a:", "\xc3\xa9", "01234567890123456789012345678901234567890123456789012345678901234"};
     for (size_t i = 0; i < sizeof origins / sizeof *origins; i++) {
         p.origin = origins[i];
         assert_int_equal(cs_push_append(redis, &p, NULL), CS_INVALID);

@@ -65,6 +65,7 @@ static void talk(struct fake *fake, SSL *ssl)
             continue;
         }
         char head[30];
+        nap(50); /* the client has to wait for it */
         (void)SSL_write(ssl, head, snprintf(head, sizeof head, "$%zu\r\n", server->value));
         memset(buf, 'v', sizeof buf);
         for (size_t left = server->value; left > 0;) {
