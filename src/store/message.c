@@ -389,6 +389,7 @@ static enum cs_status read_page(struct cs_db *db, const struct page *page, struc
     return status;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): eight parameters by its contract */
 enum cs_status cs_message_history(struct cs_db *db, int64_t session, unsigned limit,
                                   int64_t position, struct cs_buf *out, int64_t *out_count,
                                   int64_t *out_before, struct cs_err *err)
@@ -622,4 +623,17 @@ void cs_transcript_free(struct cs_transcript *transcript)
         free(transcript->items[i].text);
     free(transcript->items);
     free(transcript);
+}
+
+enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t session, char out_tid[CS_UUID_MAX],
+                                      struct cs_err *err)
+{
+    struct cs_sql q;
+
+    out_tid[0] = '\0';
+    cs_sql_begin(&q, db, CS_SQL_MESSAGE_NEWEST_TURN);
+    cs_sql_int(&q, session);
+    if (cs_sql_next(&q) && !cs_sql_is_null(&q, 0))
+        cs_sql_copy_text(&q, 0, out_tid, CS_UUID_MAX);
+    return cs_sql_end(&q, "read the newest turn", err);
 }

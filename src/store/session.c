@@ -474,6 +474,7 @@ static enum cs_status read_next(struct cs_db *db, enum cs_sql_id id, int64_t *ou
     return status;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): eight parameters by its contract */
 enum cs_status cs_session_expire(struct cs_db *db, int64_t now, unsigned max,
                                  void (*each)(const char *sid, const char *cid, void *arg),
                                  void *arg, int64_t *out_archived, int64_t *out_next,

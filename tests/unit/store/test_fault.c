@@ -331,7 +331,7 @@ static bool open_short_of_memory(struct fixture *f, long nth)
 }
 
 /* Opening makes thousands of allocations, most of them for statements: some of them are enough. */
-#define STRIDE 13
+#define STRIDE 101
 
 static void opening_stands_failing_allocations(void **state)
 {
