@@ -102,7 +102,7 @@ static inline int teardown(void **state)
 
     cs_clock_override(NULL);
     fixture_close(f);
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", f->dir);
+    (void)snprintf(command, sizeof command, "rm -rf '%.63s'", f->dir);
     return system(command); /* NOLINT: a fixed text and mkdtemp()'s name */
 }
 
