@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ class Phase:
         self.timeout = timeout
         self.seconds = 0.0
         self.result = None
+        self.child = None  # while it runs
 
     @property
     def log(self):
@@ -52,20 +54,26 @@ class Phase:
         begun = time.monotonic()
         env = {**os.environ, **self.env}
         with open(self.log, "wb") as log:
-            child = subprocess.Popen(
+            self.child = subprocess.Popen(
                 self.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )
             try:
-                code = child.wait(self.timeout)
+                code = self.child.wait(self.timeout)
             except subprocess.TimeoutExpired:
-                os.killpg(child.pid, 9)
-                code = child.wait()
+                self.stop()
+                code = self.child.wait()
                 log.write(f"\nended after {self.timeout} s\n".encode())
+            self.child = None
         self.seconds = time.monotonic() - begun
         self.result = self.count(code)
         if code != 0 and not self.result.failed:
             self.result.failed = 1
+
+    def stop(self):
+        """End it with all that it started."""
+        if self.child:
+            os.killpg(self.child.pid, signal.SIGKILL)
 
     def count(self, code):
         return Count(int(code == 0), int(code != 0))
@@ -204,6 +212,7 @@ def phases(long):
 
 class Runner:
     def __init__(self, todo):
+        self.phases = list(todo)
         self.todo = list(todo)
         self.done = {}
         self.changed = threading.Condition()
@@ -236,8 +245,15 @@ class Runner:
         lanes = [threading.Thread(target=self.lane) for _ in range(LANES)]
         for lane in lanes:
             lane.start()
-        for lane in lanes:
-            lane.join()
+        try:
+            for lane in lanes:
+                lane.join()
+        except KeyboardInterrupt:
+            with self.changed:
+                self.todo = []
+            for phase in self.phases:
+                phase.stop()
+            raise
 
 
 def report(phase):
@@ -262,6 +278,10 @@ def main():
         chosen = [phase for phase in chosen if phase.name in names]
     if not offline():
         print("this machine permits no private network: tests run on its own one", flush=True)
+    if options.long:
+        for phase in chosen:
+            phase.timeout *= 24
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     runner = Runner(chosen)
     runner.run()
