@@ -13,7 +13,7 @@
 #define LIST_LIMIT_MAX 500
 
 /* Rows of which cs_session_expire() only moves check_at, besides those that it archives. */
-#define EXPIRE_MOVES_MAX 1000
+#define EXPIRE_MOVES_MAX 5000
 
 /* A session with a running turn is looked at again after its time to live, but within these bounds.
  */
@@ -241,6 +241,7 @@ static void read_row(struct cs_sql *q, struct cs_session *session)
     session->expires_at = session->ttl_ms > 0 ? session->last_used_at + session->ttl_ms : 0;
     session->last_failed =
         !cs_sql_is_null(q, 18) && cs_sql_get_int(q, 18) == (int64_t)CS_MESSAGE_OUTCOME;
+    session->restored_at = cs_sql_get_int(q, 16);
     session->branched = cs_sql_get_int(q, 19) != 0;
     session->message_count = cs_sql_get_int(q, 20);
 }
