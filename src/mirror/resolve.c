@@ -1,5 +1,6 @@
 /* Names to addresses, with a deadline: getaddrinfo() has none, so it runs on a thread of its own. A
  * thread that comes too late frees what it found and ends; there are never more than a few. */
+#include <assert.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -17,8 +18,9 @@
 /* Shared by the caller and the thread; the last of them frees it. */
 struct lookup {
     _Atomic int users;
-    int done_fd; /* eventfd; the thread writes to it after it has set the fields below */
-    int rc;      /* of getaddrinfo() */
+    int done_fd;       /* eventfd: the thread is done */
+    _Atomic bool done; /* set before done_fd, after the two below, which it publishes */
+    int rc;            /* of getaddrinfo() */
     struct addrinfo *list;
     char host[256];
     char port[8];
@@ -48,9 +50,10 @@ static void *run(void *arg)
     struct lookup *lookup = arg;
     uint64_t one = 1;
     lookup->rc = look_up(lookup->host, lookup->port, AI_ADDRCONFIG, &lookup->list);
+    atomic_store(&lookup->done, true);
     atomic_fetch_sub(&lookups, 1);
-    if (write(lookup->done_fd, &one, sizeof one) != (ssize_t)sizeof one)
-        lookup->rc = EAI_SYSTEM; /* cannot happen: the counter was 0 */
+    if (write(lookup->done_fd, &one, sizeof one) < 0)
+        assert(false); /* the counter was 0 */
     leave(lookup);
     return NULL;
 }
@@ -117,7 +120,7 @@ enum cs_status cs_resolve(const struct cs_dial *dial, struct addrinfo **out_list
         if (rc == CS_OK)
             rc = cs_wait_fd(lookup->done_fd, POLLIN, dial->wake_fd, dial->deadline, err);
         if (rc == CS_OK)
-            rc = found(lookup->rc, err);
+            rc = found(atomic_load(&lookup->done) ? lookup->rc : EAI_AGAIN, err);
     } else {
         rc = found(numeric, err);
     }
