@@ -2,6 +2,7 @@
 #ifndef CHILDREN_H
 #define CHILDREN_H
 
+#include <dirent.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -70,6 +71,34 @@ static inline void record_exit(void *arg, int wait_status, bool too_long, const 
     snprintf(record->errors, sizeof record->errors, "%s", errors);
     pthread_cond_broadcast(&record->change);
     pthread_mutex_unlock(&record->mutex);
+}
+
+/** How many entries a folder of /proc has: descriptors, threads. */
+static inline int count_entries(const char *path)
+{
+    DIR *dir = opendir(path);
+    int count = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir) != NULL)
+        count++;
+    closedir(dir);
+    return count;
+}
+
+/** The same once the threads of ours are at rest: a sweep has descriptors of its own for a moment.
+ */
+static inline int settled_entries(const char *path)
+{
+    int least = count_entries(path);
+
+    for (int i = 0; i < 50; i++) {
+        int count = count_entries(path);
+
+        least = count < least ? count : least;
+        usleep(10000);
+    }
+    return least;
 }
 
 /** Wait until the child has said @count lines. */

@@ -391,7 +391,7 @@ static void at_least_five_messages_are_told_whatever_the_budget(void **state)
 static void five_huge_messages_lose_their_middles_at_characters(void **state)
 {
     enum { LEN = 600000 };
-    struct cs_engine_request request = {.prompt = "next?", .prompt_len = 5};
+    struct cs_engine_request request = {.prompt = "a prompt of 20 bytes", .prompt_len = 20};
     char *huge = malloc(LEN), *text;
 
     (void)state;

@@ -265,6 +265,8 @@ static void a_codex_that_silently_begins_another_thread_is_found_out(void **stat
 {
     struct fixture *fixture = *state;
     struct cs_engine_request request = request_of("what is my name?");
+    struct cs_engine_turn *turn = NULL;
+    struct cs_engine_event event;
     int asked = 0;
     struct outcome outcome;
 
@@ -276,7 +278,10 @@ static void a_codex_that_silently_begins_another_thread_is_found_out(void **stat
     request.thread_id = "01890000-0000-7000-8000-00000000000f";
     request.history = tell_past;
     request.history_arg = &asked;
-    outcome = run(fixture, &request);
+    assert_int_equal(cs_engine_turn_start(fixture->engine, &request, &turn, NULL), CS_OK);
+    assert_int_equal(cs_engine_turn_next(turn, 0, &event, NULL), CS_TIMEOUT);
+    usleep(500000); /* all of it is waiting when the first line is looked at */
+    outcome = finish(turn);
     assert_int_equal(outcome.error.status, CS_OK);
     assert_string_equal(outcome.thread, ID_1);
     assert_string_equal(outcome.reached, "preamble");
@@ -457,10 +462,13 @@ static void one_turn_with_failures(void *arg)
 static void any_failed_allocation_ends_the_turn_in_order(void **state)
 {
     struct one_turn one = {.fixture = *state};
+    int fds;
 
     start_engine(*state, FORGETFUL);
+    fds = settled_entries("/proc/self/fd");
     assert_true(fault_sweep(one_turn_with_failures, &one) > 30);
     one_turn_with_failures(&one);
+    assert_int_equal(settled_entries("/proc/self/fd"), fds);
 }
 
 static void without_codex_a_turn_says_why(void **state)

@@ -471,6 +471,29 @@ static void nothing_starts_once_the_spawner_ends(void **state)
     }
 }
 
+static void descriptors_and_threads_stay_flat(void **state)
+{
+    struct cs_spawner *spawner = new_spawner("flat");
+    const char *absent[] = {"/nowhere/codex", NULL};
+    struct cs_process_spec spec = {.argv = absent, .max_line = 100};
+    int fds = settled_entries("/proc/self/fd"), threads = settled_entries("/proc/self/task");
+
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        struct record record;
+        struct cs_process *process = run_shell(spawner, "cat; echo x >&2", &record, LINE_MAX_BYTES);
+
+        assert_int_equal(cs_process_spawn(spawner, &spec, &process, NULL), CS_UNAVAILABLE);
+        cs_process_stop(process, false, false);
+        await_exit(process);
+        cs_process_free(process);
+        record_fini(&record);
+    }
+    assert_int_equal(settled_entries("/proc/self/fd"), fds);
+    assert_int_equal(settled_entries("/proc/self/task"), threads);
+    end_spawner(spawner);
+}
+
 static void *spawn_many(void *arg)
 {
     for (int i = 0; i < 8; i++) {
@@ -609,6 +632,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_abandoned_process_ends_and_frees_itself),
         cmocka_unit_test(freeing_the_spawner_ends_the_stubborn_by_the_deadline),
         cmocka_unit_test(nothing_starts_once_the_spawner_ends),
+        cmocka_unit_test(descriptors_and_threads_stay_flat),
         cmocka_unit_test(many_threads_spawn_at_once),
     };
 
