@@ -460,6 +460,14 @@ static struct cs_process *running(void)
     return child;
 }
 
+static void a_call_has_one_reply(void **state)
+{
+    (void)state;
+    struct cs_process *child = running();
+    hand_say(child, "{\"id\":3,\"error\":{\"code\":-1,\"message\":\"after all not\"}}");
+    assert_int_equal(next(0), -1);
+}
+
 static void an_answer_that_came_only_with_the_end_is_told(void **state)
 {
     (void)state;
@@ -662,6 +670,7 @@ int main(void)
         LINK(a_child_that_hangs_is_replaced),
         LINK(a_child_that_does_not_read_is_stopped),
         LINK(bad_lines_are_counted),
+        LINK(a_call_has_one_reply),
         LINK(an_answer_that_came_only_with_the_end_is_told),
         LINK(a_turn_that_failed_without_a_reason_has_a_sentence),
         LINK(a_thread_that_codex_unloads_is_resumed),
