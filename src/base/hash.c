@@ -2,10 +2,22 @@
 
 #include <openssl/evp.h>
 
+#include "cs/base/uuid.h"
+
 enum cs_status cs_sha256(const void *data, size_t len, unsigned char out[CS_SHA256_LEN],
                          struct cs_err *err)
 {
     if (EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL) != 1)
         return cs_err_nomem(err); /* nothing else can go wrong with a built-in digest */
+    return CS_OK;
+}
+
+enum cs_status cs_sha1_hex(const void *data, size_t len, char out[41], struct cs_err *err)
+{
+    unsigned char digest[20];
+
+    if (EVP_Digest(data, len, digest, NULL, EVP_sha1(), NULL) != 1)
+        return cs_err_nomem(err);
+    cs_hex(digest, sizeof digest, out);
     return CS_OK;
 }

@@ -18,7 +18,7 @@ static enum cs_status keep(char **slot, const char *text, struct cs_err *err)
  * complete but Codex had numbered it, the thread is right up to that turn, which is reverted. In
  * every other case what the thread holds is unknown, and it is built anew from our transcript.
  */
-enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row *last,
+enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row *last, bool newest,
                                  struct cs_err *err)
 {
     enum cs_status rc;
@@ -27,6 +27,8 @@ enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row 
     if (last == NULL || strcmp(last->engine, cs_engine_kind_name(turn->kind)) != 0)
         return CS_OK;
     if (last->status != CS_TURN_COMPLETED && last->engine_turn_id[0] == '\0')
+        return CS_OK;
+    if (!newest) /* another host went on, or the thread's turn is on a branch that was left */
         return CS_OK;
     rc = keep(&turn->thread_id, last->thread_id, err);
     if (rc == CS_OK && last->status != CS_TURN_COMPLETED)

@@ -5,6 +5,7 @@
 
 #include "cs/base/clock.h"
 #include "priv.h"
+#include "sync.h"
 
 /* A private copy of @from, so that the caller's may go or change. */
 static enum cs_status config_copy(const struct cs_config *from, struct cs_config **out_copy,
@@ -64,7 +65,11 @@ static enum cs_status core_init(struct cs_core *core, const struct cs_core_parts
     if (rc == CS_OK)
         rc = cs_history_cache_new((size_t)parts->config->cache_bytes, &core->cache, err);
     if (rc == CS_OK)
+        rc = cs_sync_start(core, parts, err);
+    if (rc == CS_OK && !parts->no_thread)
         rc = cs_expiry_start(core, err);
+    if (rc != CS_OK)
+        cs_sync_stop(core);
     return rc;
 }
 

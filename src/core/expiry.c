@@ -286,7 +286,10 @@ static void *run(void *arg)
 enum cs_status cs_expiry_start(struct cs_core *core, struct cs_err *err)
 {
     core->sweep_at = 0; /* a first look at once: time passed while no daemon ran */
-    return cs_thread_start(&core->sweeper, "sweeper", STACK_SIZE, run, core, err);
+    enum cs_status rc = cs_thread_start(&core->sweeper, "sweeper", STACK_SIZE, run, core, err);
+
+    core->sweeping = rc == CS_OK;
+    return rc;
 }
 
 void cs_expiry_stop(struct cs_core *core)
@@ -297,7 +300,8 @@ void cs_expiry_stop(struct cs_core *core)
     core->stopping = true;
     pthread_cond_signal(&core->sweep);
     pthread_mutex_unlock(&core->mutex);
-    pthread_join(core->sweeper, NULL);
+    if (core->sweeping)
+        pthread_join(core->sweeper, NULL);
     while ((turn = core->unfinished) != NULL) { /* they are marked interrupted at the next start */
         core->unfinished = turn->next_unfinished;
         cs_registry_release(turn);

@@ -55,6 +55,7 @@ struct cs_turn {
 };
 
 struct cs_history_cache;
+struct cs_sync_part;
 
 /** Jumps of the wall clock against the time since boot, as far as they were seen (expiry.c). */
 struct cs_clock_watch {
@@ -69,6 +70,8 @@ struct cs_core {
     struct cs_engine *engine;
     int64_t started_wall, started_mono;
     struct cs_history_cache *cache;
+    struct cs_mirror *mirror;  /* NULL: no Redis is set */
+    struct cs_sync_part *sync; /* likewise (sync.c) */
     struct cs_clock_watch clock;
     _Atomic(struct cs_config *) config; /* readers take it as const */
     atomic_bool model_fallback;
@@ -85,6 +88,7 @@ struct cs_core {
     size_t old_count;
 
     pthread_t sweeper;    /* expiry.c */
+    bool sweeping;        /* it was started */
     pthread_cond_t sweep; /* wake the sweeper */
     int64_t sweep_at;     /* wall ms of its next look */
     bool stopping;
@@ -124,10 +128,10 @@ CS_MUST_USE enum cs_status cs_request_sandbox(const struct cs_config *config, co
 
 /* context.c */
 
-/** Decide from the session's last turn whether Codex's thread can be gone on with. @last may be
- * NULL. */
+/** Decide from the session's last turn on this host whether Codex's thread can be gone on with.
+ * @last may be NULL; @newest: the session's newest message is of that turn. */
 CS_MUST_USE enum cs_status cs_context_thread(struct cs_turn *turn, const struct cs_turn_row *last,
-                                             struct cs_err *err);
+                                             bool newest, struct cs_err *err);
 /** cs_engine_history of a turn (@arg): loads the transcript from the store. */
 enum cs_status cs_context_history(void *arg, const struct cs_engine_item **out_items,
                                   size_t *out_count, struct cs_err *err);

@@ -3,7 +3,9 @@
 #include <string.h>
 
 #include "cs/base/clock.h"
+#include "cs/store/replica.h"
 #include "priv.h"
+#include "sync.h"
 
 enum cs_status cs_session_missing(const char *identifier, struct cs_err *err)
 {
@@ -114,7 +116,7 @@ static enum cs_status apply_delete(struct cs_db *db, void *arg, struct cs_err *e
     change->found = rc == CS_OK;
     if (rc == CS_OK)
         rc = check_idle(change, err);
-    return rc == CS_OK ? cs_session_delete(db, change->session.id, err) : rc;
+    return rc == CS_OK ? cs_sync_delete(db, &change->session, err) : rc;
 }
 
 enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,
@@ -125,6 +127,7 @@ enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,
 
     if (rc == CS_OK) {
         memcpy(out_sid, change.session.sid, CS_UUID_MAX);
+        cs_sync_wake(core);
         cs_history_forget(core, change.session.sid, change.session.cid);
     }
     if (change.found)
@@ -153,6 +156,8 @@ static enum cs_status apply_restore(struct cs_db *db, void *arg, struct cs_err *
         rc = cs_err_set(err, CS_CONFLICT, "not_archived", "The session is not in the archive");
     if (rc == CS_OK)
         rc = cs_session_restore(db, id, change->now, err);
+    if (rc == CS_OK) /* it enters Redis again as activity */
+        rc = cs_replica_flag(db, before.sid, CS_REPLICA_UNSENT, err);
     cs_session_fini(&before);
     if (rc == CS_OK)
         rc = cs_session_get(db, id, &change->session, err);
@@ -176,6 +181,7 @@ enum cs_status cs_core_restore(struct cs_core *core, const char *identifier,
     rc = cs_store_write(core->store, apply_restore, &change, err);
     if (rc == CS_OK) {
         cs_history_forget_all(core);
+        cs_sync_wake(core);
         if (change.session.ttl_ms > 0)
             cs_expiry_note(core, change.now + change.session.ttl_ms);
         evicted = cs_buf_take(&change.evicted, NULL);

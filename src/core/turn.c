@@ -5,6 +5,7 @@
 #include "cs/base/clock.h"
 #include "cs/base/json.h"
 #include "priv.h"
+#include "sync.h"
 
 #define INITIAL_PROMPT_MAX 1024 /* bytes kept in the session row */
 
@@ -72,8 +73,11 @@ static enum cs_status load_session(struct cs_turn *turn, const struct cs_turn_re
                                    struct cs_err *err)
 {
     struct cs_db *db = NULL;
-    enum cs_status rc = cs_store_read(turn->core->store, &db, err);
+    bool stale;
+    enum cs_status rc;
 
+    cs_core_refresh(turn->core, request->identifier, &stale);
+    rc = cs_store_read(turn->core->store, &db, err);
     if (rc == CS_OK)
         rc = cs_session_find_live(turn->core, db, request->identifier, &turn->session, err);
     cs_store_done(turn->core->store, db);
@@ -201,6 +205,23 @@ static enum cs_status check_codex(struct cs_core *core, struct cs_err *err)
     return cs_err_set(err, CS_UNAVAILABLE, "codex_unavailable", "%s", info.why);
 }
 
+/* The session is ours on this host; make it so on all, then store the prompt. */
+static enum cs_status begin_claimed(struct cs_turn *turn, char out_tid[CS_UUID_MAX],
+                                    struct cs_err *err)
+{
+    enum cs_status rc = cs_lease_begin(turn, err);
+    bool leased = rc == CS_OK;
+
+    if (rc == CS_OK)
+        rc = cs_turn_persist_begin(turn, out_tid, err);
+    if (rc == CS_OK && out_tid[0] == '\0')
+        return CS_OK;
+    if (leased)
+        cs_lease_end(turn);
+    cs_registry_release(turn);
+    return rc;
+}
+
 enum cs_status cs_turn_begin(struct cs_core *core, const struct cs_turn_request *request,
                              struct cs_turn **out_turn, char out_tid[CS_UUID_MAX],
                              struct cs_err *err)
@@ -217,11 +238,8 @@ enum cs_status cs_turn_begin(struct cs_core *core, const struct cs_turn_request 
         rc = turn_new(core, request, &turn, err);
     if (rc == CS_OK && tid[0] == '\0') {
         rc = cs_registry_claim(turn, tid, err);
-        if (rc == CS_OK && tid[0] == '\0') {
-            rc = cs_turn_persist_begin(turn, tid, err);
-            if (rc != CS_OK || tid[0] != '\0')
-                cs_registry_release(turn);
-        }
+        if (rc == CS_OK && tid[0] == '\0')
+            rc = begin_claimed(turn, tid, err);
     }
     if (rc != CS_OK || tid[0] != '\0') {
         if (turn != NULL)

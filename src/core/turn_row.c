@@ -7,6 +7,7 @@
 #include "cs/base/json.h"
 #include "cs/store/idempotency.h"
 #include "priv.h"
+#include "sync.h"
 
 #define EVICTED_MAX 65536 /* bytes of the JSON array of evicted ids */
 
@@ -136,12 +137,24 @@ static enum cs_status insert_turn(struct cs_db *db, struct begin *begin, struct 
     return cs_idempotency_insert(db, turn->idempotency_key, &entry, err);
 }
 
+/* Whether the newest message of @session belongs to turn @tid. */
+static enum cs_status is_newest(struct cs_db *db, int64_t session, const char *tid,
+                                bool *out_newest, struct cs_err *err)
+{
+    char newest[CS_UUID_MAX] = "";
+    enum cs_status rc = cs_message_newest_turn(db, session, newest, err);
+
+    *out_newest = strcmp(newest, tid) == 0;
+    return rc;
+}
+
 /* Writer thread. */
 static enum cs_status apply_begin(struct cs_db *db, void *arg, struct cs_err *err)
 {
     struct begin *begin = arg;
     struct cs_turn *turn = begin->turn;
     struct cs_turn_row last;
+    bool newest = false;
     enum cs_status rc = CS_OK;
 
     if (turn->idempotency_key != NULL)
@@ -156,10 +169,12 @@ static enum cs_status apply_begin(struct cs_db *db, void *arg, struct cs_err *er
         if (rc == CS_OK) {
             rc = cs_turn_last(db, turn->session.id, &last, NULL);
             if (rc == CS_OK) {
-                rc = cs_context_thread(turn, &last, err);
+                rc = is_newest(db, turn->session.id, last.tid, &newest, err);
+                if (rc == CS_OK)
+                    rc = cs_context_thread(turn, &last, newest, err);
                 cs_turn_row_fini(&last);
             } else {
-                rc = rc == CS_NOT_FOUND ? cs_context_thread(turn, NULL, err)
+                rc = rc == CS_NOT_FOUND ? cs_context_thread(turn, NULL, false, err)
                                         : cs_err_set(err, rc, NULL, "could not read the last turn");
             }
         }
@@ -183,6 +198,7 @@ enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_
     rc = cs_store_write(turn->core->store, apply_begin, &begin, err);
     if (rc == CS_OK && out_tid[0] == '\0') {
         cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
+        cs_sync_wake(turn->core);
         if (begin.evicted.len > strlen("[]")) {
             cs_history_forget_all(turn->core);
             cs_expiry_note(turn->core, begin.now + begin.config->archive_days * 86400000);
@@ -250,5 +266,7 @@ enum cs_status cs_turn_persist_end(struct cs_turn *turn, struct cs_err *err)
 
     if (rc == CS_OK)
         cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
+    cs_lease_end(turn);
+    cs_sync_wake(turn->core);
     return rc;
 }

@@ -60,10 +60,13 @@ static enum cs_status redact(const struct cs_config *config, struct cs_err *err)
 
 static enum cs_status open_store(struct daemon *daemon, struct cs_err *err)
 {
-    struct cs_store_options options = {.dir = daemon->config->data_dir};
+    char host[64];
+    struct cs_store_options options = {.dir = daemon->config->data_dir, .host = host};
     struct cs_store_opened opened;
-    enum cs_status rc = cs_store_open(&options, &daemon->store, &opened, err);
+    enum cs_status rc;
 
+    cs_core_host_name(daemon->config, host);
+    rc = cs_store_open(&options, &daemon->store, &opened, err);
     if (rc != CS_OK)
         return rc;
     if (opened.quarantined[0] != '\0') {
@@ -133,7 +136,8 @@ static enum cs_status start(struct daemon *daemon, struct cs_err *err)
         rc = open_engine(daemon, err);
     if (rc != CS_OK)
         return rc;
-    parts = (struct cs_core_parts){daemon->store, daemon->engine, daemon->config};
+    parts = (struct cs_core_parts){
+        .store = daemon->store, .engine = daemon->engine, .config = daemon->config};
     rc = cs_core_new(&parts, &daemon->core, err);
     return rc == CS_OK ? open_http(daemon, err) : rc;
 }

@@ -34,6 +34,8 @@ struct compare {
     struct cs_mirror_local local;
     struct remote remote;
     bool pull;     /* fetch the value whatever the vectors say */
+    bool healed;   /* the last PUT was to heal */
+    int forks;     /* times that Redis had other bytes */
     char why[200]; /* for ASIDE */
 };
 
@@ -326,10 +328,13 @@ static enum cs_status call_put(struct compare *c, const struct cs_mirror_meta *m
         .limit = c->local.limit,
         .heal_at = c->local.unsent || foreign != NULL ? 0 : c->local.stamp,
         .foreign = foreign,
+        .meta = c->local.version > c->remote.tail.meta ? c->local.version : c->remote.tail.meta,
     };
     struct cs_err why = {0};
     enum cs_status rc = CS_OK;
     int tries;
+
+    c->healed = put.heal_at > 0;
 
     cs_buf_init(&prefix, 1 << 20);
     cs_buf_init(&vv, 1 << 20);
@@ -375,7 +380,7 @@ static enum cs_status note_put(struct compare *c, const struct cs_mirror_meta *m
     if (reply->id != NULL) {
         cs_note_sent(c->mirror, meta->user, c->sid, reply->id);
         one = (struct cs_mirror_change){.kind = CS_CHANGE_STAMP, .sid = c->sid};
-        one.number = c->local.unsent ? cs_entry_stamp(reply->id) : c->local.stamp;
+        one.number = c->healed ? c->local.stamp : cs_entry_stamp(reply->id);
         if (rc == CS_OK)
             rc = cs_changes_add(&changes, &one, err);
     }
@@ -564,6 +569,16 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
         *out = aside(c, "a value of another program has no usable ids");
         goto out;
     }
+    if (rc == CS_OK && strcmp(meta.sid, c->sid) != 0) {
+        *out = aside(c, "a value of another program is of another session");
+        goto out;
+    }
+    if (rc == CS_OK && meta.user[0] == '\0' && c->mirror->options.user != NULL) {
+        free(meta.user);
+        meta.user = strdup(c->mirror->options.user);
+        if (meta.user == NULL)
+            rc = cs_err_nomem(err);
+    }
     if (rc == CS_OK && c->local.known) {
         cs_mirror_meta_fini(&meta);
         meta = c->local.meta;
@@ -676,8 +691,10 @@ static enum cs_status push_missing(struct compare *c, enum outcome *out, struct 
     if (rc != CS_OK || verdict == CS_VERDICT_OK)
         return rc;
     *out = AGAIN;
-    if (verdict == CS_VERDICT_FORK)
+    if (verdict == CS_VERDICT_FORK && c->forks++ < 2)
         c->pull = true;
+    else if (verdict == CS_VERDICT_FORK)
+        *out = aside(c, "Redis has other bytes for a message of another host");
     else if (verdict == CS_VERDICT_WIDE)
         *out = aside(c, "too many starts of hosts took part in the session");
     else if (verdict == CS_VERDICT_LARGE)
@@ -694,8 +711,6 @@ static enum cs_status compare_ours(struct compare *c, enum outcome *out, struct 
     enum cs_status rc;
 
     c->pull = false;
-    if (pull && c->local.busy && c->local.known == false)
-        pull = false;
     if (pull)
         return pull_value(c, out, err);
     rc = change(c, CS_CHANGE_STAMP, c->remote.tail.stamp, NULL, err);
@@ -821,4 +836,36 @@ enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_M
         rc = compare_some(mirror, sids + at, some, pull, err);
     }
     return rc;
+}
+
+enum cs_status cs_glance(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &mirror->options.port;
+    struct compare c = {.mirror = mirror, .sid = sid};
+    struct cs_reply *reply = NULL;
+    char key[CS_KEY_CAP], sids[1][CS_UUID_MAX];
+    const char *text;
+    size_t len = 0;
+    bool same;
+    enum cs_status rc;
+
+    key_of(key, CS_KEY_SESSION, sid);
+    rc = cs_redis_call(mirror->redis, cs_op_deadline(), &reply, err, "GETRANGE", key, "-1024", "-1",
+                       NULL);
+    if (rc == CS_OK)
+        rc = port->load(port->arg, sid, &c.local, NULL, NULL, err);
+    text = cs_reply_string(reply, &len);
+    if (rc == CS_OK)
+        rc = cs_tail_parse(text != NULL ? text : "", len, &c.remote.tail, err);
+    same = rc == CS_OK && c.remote.tail.kind == CS_TAIL_OURS &&
+           cs_vector_read(c.remote.tail.vv, &c.remote.vv, NULL) == CS_OK &&
+           cs_vector_le(&c.remote.vv, &c.local.vv) && c.local.live;
+    same = same || (rc == CS_OK && c.remote.tail.kind == CS_TAIL_MISS);
+    cs_reply_free(reply);
+    cs_mirror_local_fini(&c.local);
+    remote_fini(&c.remote);
+    (void)snprintf(sids[0], CS_UUID_MAX, "%s", sid);
+    return rc == CS_OK && !same
+               ? cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, 1, false, err)
+               : rc;
 }

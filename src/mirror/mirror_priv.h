@@ -169,6 +169,9 @@ void cs_note_sent(struct cs_mirror *mirror, const char *user, const char *sid, c
 CS_MUST_USE enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
                                       size_t count, bool pull, struct cs_err *err);
 
+/* Look whether Redis has news of a session, and compare it if so: one command when it has none. */
+CS_MUST_USE enum cs_status cs_glance(struct cs_mirror *mirror, const char *sid, struct cs_err *err);
+
 /* ---- pull.c ---- */
 
 CS_MUST_USE enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow,

@@ -624,3 +624,16 @@ void cs_transcript_free(struct cs_transcript *transcript)
     free(transcript->items);
     free(transcript);
 }
+
+enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t session, char out_tid[CS_UUID_MAX],
+                                      struct cs_err *err)
+{
+    struct cs_sql q;
+
+    out_tid[0] = '\0';
+    cs_sql_begin(&q, db, CS_SQL_MESSAGE_NEWEST_TURN);
+    cs_sql_int(&q, session);
+    if (cs_sql_next(&q) && !cs_sql_is_null(&q, 0))
+        cs_sql_copy_text(&q, 0, out_tid, CS_UUID_MAX);
+    return cs_sql_end(&q, "read the newest turn", err);
+}

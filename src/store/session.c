@@ -241,6 +241,7 @@ static void read_row(struct cs_sql *q, struct cs_session *session)
     session->expires_at = session->ttl_ms > 0 ? session->last_used_at + session->ttl_ms : 0;
     session->last_failed =
         !cs_sql_is_null(q, 18) && cs_sql_get_int(q, 18) == (int64_t)CS_MESSAGE_OUTCOME;
+    session->restored_at = cs_sql_get_int(q, 16);
     session->branched = cs_sql_get_int(q, 19) != 0;
     session->message_count = cs_sql_get_int(q, 20);
 }

@@ -110,6 +110,7 @@ static const struct {
                                false},
     [CS_SQL_MESSAGE_NEWEST_SEQ] =
         {"SELECT seq FROM message WHERE session = ?1 AND origin = ?2 " NEWEST, false},
+    [CS_SQL_MESSAGE_NEWEST_TURN] = {"SELECT turn FROM message WHERE session = ?1 " NEWEST, false},
     [CS_SQL_MESSAGE_PLACE] = {"SELECT hlc, origin, seq FROM message WHERE id = ?1 AND session = ?2",
                               false},
     [CS_SQL_MESSAGE_PAGE_START] =

@@ -14,4 +14,8 @@
 CS_MUST_USE enum cs_status cs_sha256(const void *data, size_t len, unsigned char out[CS_SHA256_LEN],
                                      struct cs_err *err);
 
+/** The SHA-1 as 40 hex digits and a NUL: for what Redis names by it, never for safety. */
+CS_MUST_USE enum cs_status cs_sha1_hex(const void *data, size_t len, char out[41],
+                                       struct cs_err *err);
+
 #endif

@@ -1,8 +1,8 @@
 /* core/core: the use cases, over store and engine.
  *
- * Layer: core; includes base, store, mirror and engine. One cs_core per daemon; every function may be
- * called by any thread. civetweb workers have 100 KB of stack: nothing here recurses over input or
- * keeps large locals.
+ * Layer: core; includes base, store, mirror and engine. One cs_core per daemon; every function may
+ * be called by any thread. civetweb workers have 100 KB of stack: nothing here recurses over input
+ * or keeps large locals.
  */
 #ifndef CS_CORE_CORE_H
 #define CS_CORE_CORE_H
@@ -180,10 +180,13 @@ struct cs_store *cs_core_store(struct cs_core *core);
 
 /* ---- the mirror ---- */
 
+/** The name of this host in its messages: the setting, or the system's. */
+void cs_core_host_name(const struct cs_config *config, char out[64]);
+
 /** How a session stands against Redis. */
 enum cs_sync {
-    CS_SYNC_LOCAL,    /* no Redis is set, or it was never there */
-    CS_SYNC_PENDING,  /* has something that Redis does not have yet */
+    CS_SYNC_LOCAL,   /* no Redis is set, or it was never there */
+    CS_SYNC_PENDING, /* has something that Redis does not have yet */
     CS_SYNC_SYNCED,
     CS_SYNC_DIVERGED, /* was continued on two hosts at once: it has branches */
     CS_SYNC_EVICTED,  /* put out of Redis by the user's limit; it is in the archive */

@@ -59,6 +59,7 @@ struct cs_mirror_local {
     struct cs_vector vv;   /* its messages */
     struct cs_vector tomb; /* what was deleted */
     int64_t stamp;         /* microseconds of the server's clock at the last known activity */
+    int64_t version;       /* grows when it is brought back from the archive */
     int64_t generation;    /* moves whenever a mark is set */
 };
 void cs_mirror_local_fini(struct cs_mirror_local *local);
@@ -144,6 +145,7 @@ struct cs_mirror_options {
     const struct cs_redis_options *redis; /* must outlive the mirror */
     struct cs_mirror_port port;
     const char *host;   /* this host's name, shown to others */
+    const char *user;   /* whose the sessions are that name nobody; NULL: nobody's */
     bool no_thread;     /* tests: nothing runs but cs_mirror_step() and what callers ask for */
     size_t message_max; /* bytes of one message in Redis; larger ones leave a stub; 0: 8 MB */
     size_t request_max; /* bytes of messages in one request; 0: 1 MB */

@@ -1,8 +1,8 @@
 /* store/message: the rows of table `message`: the log of every conversation.
  *
- * Layer: store. W: needs the writer's cs_db. A row holds its message rendered as a JSON object, ready to be
- * sent; there is no second copy of the content. `seq` is contiguous per (session, origin); the order of a
- * conversation is (hlc, origin, seq).
+ * Layer: store. W: needs the writer's cs_db. A row holds its message rendered as a JSON object,
+ * ready to be sent; there is no second copy of the content. `seq` is contiguous per (session,
+ * origin); the order of a conversation is (hlc, origin, seq).
  */
 #ifndef CS_STORE_MESSAGE_H
 #define CS_STORE_MESSAGE_H
@@ -34,21 +34,23 @@ struct cs_message_new {
 };
 
 /**
- * W. Append one message: mints seq and hlc (after all that this session has seen), parent = the newest message
- * in order, renders `{"type":…,"content":…,"timestamp":…,"turnId":…,<extra>}` and its hash. *out_id (may be NULL)
- * is its rowid.
+ * W. Append one message: mints seq and hlc (after all that this session has seen), parent = the
+ * newest message in order, renders `{"type":…,"content":…,"timestamp":…,"turnId":…,<extra>}` and
+ * its hash. *out_id (may be NULL) is its rowid.
  */
 CS_MUST_USE enum cs_status cs_message_append(struct cs_db *db, const struct cs_message_new *message,
                                              int64_t *out_id, struct cs_err *err);
 
 /**
- * Append the rendered messages of @session to @out, oldest first, comma-separated, without brackets: the
- * newest @limit (0: all) of those whose position is before @before (0: from the newest). *out_count counts
- * them; *out_before (may be NULL) is the value of @before that continues with the older ones, 0 at the start.
+ * Append the rendered messages of @session to @out, oldest first, comma-separated, without
+ * brackets: the newest @limit (0: all) of those whose position is before @before (0: from the
+ * newest). *out_count counts them; *out_before (may be NULL) is the value of @before that continues
+ * with the older ones, 0 at the start.
  */
 CS_MUST_USE enum cs_status cs_message_history(struct cs_db *db, int64_t session, unsigned limit,
-                                              int64_t before, struct cs_buf *out, int64_t *out_count,
-                                              int64_t *out_before, struct cs_err *err);
+                                              int64_t before, struct cs_buf *out,
+                                              int64_t *out_count, int64_t *out_before,
+                                              struct cs_err *err);
 
 /** One message of a transcript for an engine. */
 struct cs_transcript_item {
@@ -62,11 +64,17 @@ struct cs_transcript {
 };
 void cs_transcript_free(struct cs_transcript *transcript);
 
-/** What a model should know of @session so far: prompts with their answers and contexts. Prompts whose turn did
- * not complete are left out, and so is everything of turn @except (a turn id; NULL for none). */
-CS_MUST_USE enum cs_status cs_message_transcript(struct cs_db *db, int64_t session, const char *except,
+/** What a model should know of @session so far: prompts with their answers and contexts. Prompts
+ * whose turn did not complete are left out, and so is everything of turn @except (a turn id; NULL
+ * for none). */
+CS_MUST_USE enum cs_status cs_message_transcript(struct cs_db *db, int64_t session,
+                                                 const char *except,
                                                  struct cs_transcript **out_transcript,
                                                  struct cs_err *err);
+
+/** The turn that the newest message of @session in order belongs to; "" for none. */
+CS_MUST_USE enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t session,
+                                                  char out_tid[CS_UUID_MAX], struct cs_err *err);
 
 /** The content of message @id. The caller frees *out_text. */
 CS_MUST_USE enum cs_status cs_message_content(struct cs_db *db, int64_t id, char **out_text,

@@ -1,0 +1,880 @@
+/* core/sync: the store as the mirror sees it, and the mirror as the rest of core does. */
+#include "sync.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/log.h"
+#include "cs/mirror/url.h"
+#include "cs/store/replica.h"
+
+#define FETCH_MS  500
+#define STOP_MS   2000
+#define HOSTS_MAX 64
+#define ASIDE_MAX 100
+#define TOMB_MS   (INT64_C(7) * 86400000)
+
+/* Everything about replication that outlives a call. */
+struct cs_sync_part {
+    struct cs_redis_endpoint endpoint;
+    struct cs_redis_options redis;
+    char url[300];
+    char host[64];
+
+    pthread_mutex_t mutex; /* guards what follows */
+    struct cs_sync_host hosts[HOSTS_MAX];
+    size_t host_count;
+};
+
+/* ---- reading ---- */
+
+static enum cs_status port_news(void *arg, int64_t after, size_t max,
+                                struct cs_mirror_news *out_news, size_t *out_count,
+                                int64_t *out_upto, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_replica_news *rows = calloc(max, sizeof *rows);
+    struct cs_db *db = NULL;
+    size_t count = 0, i;
+    enum cs_status rc = rows != NULL ? cs_store_read(core->store, &db, err) : cs_err_nomem(err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_news(db, after, max, rows, &count, out_upto, err);
+    cs_store_done(core->store, db);
+    for (i = 0; i < count && rc == CS_OK; i++) {
+        memcpy(out_news[i].sid, rows[i].sid, CS_UUID_MAX);
+        out_news[i].origin = rows[i].origin;
+        out_news[i].from = rows[i].from;
+    }
+    free(rows);
+    if (rc == CS_OK)
+        *out_count = count;
+    return rc;
+}
+
+/* Gives a store's message to a visitor of the mirror's. */
+struct visit {
+    enum cs_status (*each)(void *arg, const struct cs_mirror_message *message, struct cs_err *err);
+    void *arg;
+};
+
+static enum cs_status visit_message(void *arg, const struct cs_replica_message *message,
+                                    struct cs_err *err)
+{
+    struct visit *visit = arg;
+    const struct cs_mirror_message passed = {
+        .origin = message->origin,
+        .seq = message->seq,
+        .hlc = message->hlc,
+        .parent_origin = message->parent_origin,
+        .parent_seq = message->parent_seq,
+        .frag = message->frag,
+        .len = message->len,
+    };
+
+    return visit->each(visit->arg, &passed, err);
+}
+
+/* Copy what the mirror needs of a session; steals its strings. */
+static void fill_local(struct cs_core *core, struct cs_session *session,
+                       struct cs_mirror_local *local)
+{
+    struct cs_mirror_meta *meta = &local->meta;
+
+    local->known = true;
+    local->live = session->state == CS_SESSION_LIVE;
+    local->limit = cs_limits_of(cs_core_config(core), session->own);
+    local->version = session->restored_at;
+    (void)snprintf(local->status, sizeof local->status, "%s",
+                   session->last_failed ? "failed" : "active");
+    cs_clock_iso(session->last_used_at, local->last_used_at);
+    memcpy(meta->sid, session->sid, CS_UUID_MAX);
+    memcpy(meta->cid, session->cid, CS_UUID_MAX);
+    (void)snprintf(meta->origin, sizeof meta->origin, "%s", session->origin);
+    meta->created_at = session->created_at;
+    meta->ttl_s = session->ttl_ms > 0 ? (session->ttl_ms + 999) / 1000 : 0;
+    meta->user = session->user;
+    meta->model = session->model;
+    meta->sandbox = session->sandbox;
+    meta->cwd = session->cwd;
+    meta->title = session->title;
+    meta->prompt = session->initial_prompt;
+    meta->engine = session->engine;
+    session->user = session->model = session->sandbox = session->cwd = NULL;
+    session->title = session->initial_prompt = session->engine = NULL;
+}
+
+static enum cs_status fill_marks(struct cs_db *db, const char *sid, struct cs_mirror_local *local,
+                                 struct cs_err *err)
+{
+    struct cs_replica_mark mark;
+    enum cs_status rc = cs_replica_mark(db, sid, &mark, err);
+
+    if (rc != CS_OK)
+        return rc;
+    local->unsent = mark.unsent;
+    local->busy = mark.running;
+    local->stamp = mark.stamp;
+    local->generation = mark.generation;
+    local->tomb = mark.tomb;
+    mark.tomb = (struct cs_vector){0};
+    if (!local->known) {
+        (void)snprintf(local->meta.sid, sizeof local->meta.sid, "%s", sid);
+        (void)snprintf(local->meta.cid, sizeof local->meta.cid, "%s",
+                       mark.cid[0] != '\0' ? mark.cid : sid);
+        local->meta.user = mark.user != NULL ? mark.user : strdup("");
+        mark.user = NULL;
+        if (local->meta.user == NULL)
+            rc = cs_err_nomem(err);
+    }
+    cs_replica_mark_fini(&mark);
+    return rc;
+}
+
+static enum cs_status port_load(void *arg, const char *sid, struct cs_mirror_local *out_local,
+                                enum cs_status (*each)(void *each_arg,
+                                                       const struct cs_mirror_message *message,
+                                                       struct cs_err *err),
+                                void *each_arg, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_mirror_local local = {0};
+    struct visit visit = {each, each_arg};
+    struct cs_session session = {0};
+    struct cs_err why = {0};
+    struct cs_db *db = NULL;
+    int64_t id;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_session_find(db, sid, &session, &why);
+    id = session.id;
+    if (rc == CS_OK && strcmp(session.sid, sid) == 0)
+        fill_local(core, &session, &local);
+    cs_session_fini(&session);
+    if (rc == CS_NOT_FOUND)
+        rc = CS_OK;
+    else if (rc != CS_OK)
+        rc = cs_err_set(err, rc, why.code, "%s", why.msg);
+    if (rc == CS_OK)
+        rc = fill_marks(db, sid, &local, err);
+    if (rc == CS_OK && local.known)
+        rc = cs_replica_vector(db, id, &local.vv, err);
+    if (rc == CS_OK && local.known && each != NULL)
+        rc = cs_replica_messages(db, id, 0, 0, visit_message, &visit, err);
+    cs_store_done(core->store, db);
+    if (rc != CS_OK) {
+        cs_mirror_local_fini(&local);
+        return rc;
+    }
+    *out_local = local;
+    return CS_OK;
+}
+
+static enum cs_status port_read(void *arg, const char *sid, int64_t origin, int64_t from,
+                                enum cs_status (*each)(void *each_arg,
+                                                       const struct cs_mirror_message *message,
+                                                       struct cs_err *err),
+                                void *each_arg, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct visit visit = {each, each_arg};
+    struct cs_session session = {0};
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_session_find(db, sid, &session, NULL);
+    if (rc == CS_OK)
+        rc = cs_replica_messages(db, session.id, origin, from, visit_message, &visit, err);
+    else if (rc == CS_NOT_FOUND)
+        rc = CS_OK; /* deleted meanwhile */
+    else
+        rc = cs_err_set(err, rc, NULL, "could not read the session");
+    cs_session_fini(&session);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
+static enum cs_status port_marked(void *arg, const char *after, bool aside, size_t max,
+                                  char (*out_sids)[CS_UUID_MAX], size_t *out_count,
+                                  struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_marked(db, after, aside, max, out_sids, out_count, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
+static enum cs_status port_sessions(void *arg, const char *user, const char *after, size_t max,
+                                    char (*out_sids)[CS_UUID_MAX], size_t *out_count,
+                                    struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_of_user(db, user, after, max, out_sids, out_count, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
+/* Gives each user with its cursor. */
+struct visit_user {
+    struct cs_db *db;
+    enum cs_status (*each)(void *arg, const char *user, const char *cursor, struct cs_err *err);
+    void *arg;
+};
+
+static enum cs_status visit_user(void *arg, const char *user, struct cs_err *err)
+{
+    struct visit_user *visit = arg;
+    char *cursor = NULL;
+    enum cs_status rc;
+
+    if (user[0] == '\0')
+        return CS_OK;
+    rc = cs_replica_cursor(visit->db, user, &cursor, err);
+    if (rc == CS_OK)
+        rc = visit->each(visit->arg, user, cursor, err);
+    free(cursor);
+    return rc;
+}
+
+static enum cs_status port_users(void *arg,
+                                 enum cs_status (*each)(void *each_arg, const char *user,
+                                                        const char *cursor, struct cs_err *err),
+                                 void *each_arg, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct visit_user visit = {.each = each, .arg = each_arg};
+    enum cs_status rc = cs_store_read(core->store, &visit.db, err);
+
+    if (rc == CS_OK) /* the daemon's own user comes first: its sessions may all be elsewhere yet */
+        rc = visit_user(&visit, cs_core_config(core)->user, err);
+    if (rc == CS_OK)
+        rc = cs_replica_users(visit.db, visit_user, &visit, err);
+    cs_store_done(core->store, visit.db);
+    return rc;
+}
+
+static enum cs_status port_pushed(void *arg, int64_t *out_rowid, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_db *db = NULL;
+    char *value = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_cursor(db, CS_REPLICA_PUSHED, &value, err);
+    cs_store_done(core->store, db);
+    if (rc == CS_OK)
+        *out_rowid = strtoll(value, NULL, 10);
+    free(value);
+    return rc;
+}
+
+/* ---- changing ---- */
+
+struct applying {
+    struct cs_core *core;
+    const struct cs_mirror_change *changes;
+    size_t count;
+    bool touched; /* something that readers may have cached */
+    int64_t next_expiry;
+};
+
+/* A session by id; CS_NOT_FOUND leaves @err empty. */
+static enum cs_status find(struct cs_db *db, const char *sid, struct cs_session *session,
+                           struct cs_err *err)
+{
+    struct cs_err why = {0};
+    enum cs_status rc = cs_session_find(db, sid, session, &why);
+
+    if (rc == CS_OK && strcmp(session->sid, sid) != 0) { /* another one's conversation id */
+        cs_session_fini(session);
+        return CS_NOT_FOUND;
+    }
+    return rc == CS_OK || rc == CS_NOT_FOUND ? rc : cs_err_set(err, rc, why.code, "%s", why.msg);
+}
+
+/* The folder of another host may not be here. */
+static const char *usable_cwd(struct cs_core *core, const char *cwd, char *fallback)
+{
+    const struct cs_config *config = cs_core_config(core);
+    char *allowed = NULL;
+
+    if (cwd[0] == '/' && access(cwd, X_OK) == 0 &&
+        cs_request_cwd(config, cwd, &allowed, NULL) == CS_OK) {
+        free(allowed);
+        return cwd;
+    }
+    return fallback;
+}
+
+static enum cs_status create_session(struct cs_db *db, struct applying *a,
+                                     const struct cs_mirror_meta *meta, int64_t at,
+                                     struct cs_err *err)
+{
+    const struct cs_config *config = cs_core_config(a->core);
+    char *fallback = NULL;
+    struct cs_session session = {
+        .user = meta->user[0] != '\0' ? meta->user : config->user,
+        .model = meta->model[0] != '\0' ? meta->model : config->model,
+        .sandbox = meta->sandbox,
+        .title = meta->title,
+        .initial_prompt = meta->prompt,
+        .engine = meta->engine,
+        .created_at = meta->created_at,
+        .ttl_ms = meta->ttl_s * 1000,
+    };
+    char origin[CS_VECTOR_NAME_MAX], engine[] = "auto", cwd[4096];
+    enum cs_engine_kind kind;
+    enum cs_status rc = cs_request_cwd(config, NULL, &fallback, err);
+
+    if (rc != CS_OK)
+        return rc;
+    memcpy(session.sid, meta->sid, CS_UUID_MAX);
+    memcpy(session.cid, meta->cid, CS_UUID_MAX);
+    (void)snprintf(cwd, sizeof cwd, "%s", usable_cwd(a->core, meta->cwd, fallback));
+    free(fallback);
+    session.cwd = cwd;
+    (void)snprintf(origin, sizeof origin, "%s",
+                   meta->origin[0] != '\0' ? meta->origin : cs_store_origin(a->core->store));
+    session.origin = origin;
+    session.own = strcmp(session.user, config->user) == 0;
+    if (cs_engine_kind_parse(session.engine, &kind, NULL) != CS_OK)
+        session.engine = engine;
+    if (cs_request_sandbox(config, session.sandbox, NULL) != CS_OK)
+        session.sandbox = config->sandbox; /* nobody gets more from elsewhere than here */
+    if (session.created_at > at)
+        session.created_at = at;
+    rc = cs_session_insert(db, &session, err);
+    if (session.ttl_ms > 0)
+        a->next_expiry = at + session.ttl_ms;
+    return rc == CS_OK ? cs_replica_reborn(db, meta->sid, err) : rc;
+}
+
+static enum cs_status apply_session(struct cs_db *db, struct applying *a,
+                                    const struct cs_mirror_change *change, struct cs_err *err)
+{
+    struct cs_session session;
+    enum cs_status rc = find(db, change->meta->sid, &session, err);
+
+    if (rc == CS_OK)
+        cs_session_fini(&session);
+    return rc == CS_NOT_FOUND ? create_session(db, a, change->meta, change->number, err) : rc;
+}
+
+static enum cs_message_kind kind_of(const char *type)
+{
+    if (strcmp(type, "user") == 0)
+        return CS_MESSAGE_USER;
+    if (strcmp(type, "assistant") == 0)
+        return CS_MESSAGE_ASSISTANT;
+    return strcmp(type, "error") == 0 ? CS_MESSAGE_OUTCOME : CS_MESSAGE_CONTEXT;
+}
+
+static void note_host(struct cs_core *core, const char *name, int64_t at)
+{
+    struct cs_sync_part *part = core->sync;
+    size_t i, oldest = 0;
+
+    if (name == NULL || name[0] == '\0' || strlen(name) >= sizeof part->hosts[0].name)
+        return;
+    pthread_mutex_lock(&part->mutex);
+    for (i = 0; i < part->host_count && strcmp(part->hosts[i].name, name) != 0; i++)
+        if (part->hosts[i].last_seen < part->hosts[oldest].last_seen)
+            oldest = i;
+    if (i == part->host_count && part->host_count < HOSTS_MAX)
+        part->hosts[part->host_count++] = (struct cs_sync_host){.last_seen = 0};
+    else if (i == part->host_count)
+        part->hosts[i = oldest].last_seen = 0;
+    (void)snprintf(part->hosts[i].name, sizeof part->hosts[i].name, "%s", name);
+    if (part->hosts[i].last_seen < at)
+        part->hosts[i].last_seen = at;
+    pthread_mutex_unlock(&part->mutex);
+}
+
+static enum cs_status insert_message(struct cs_db *db, struct applying *a,
+                                     const struct cs_mirror_change *change, int64_t session,
+                                     struct cs_err *err)
+{
+    const struct cs_mirror_message *from = change->message;
+    const struct cs_replica_message message = {
+        .origin = from->origin,
+        .seq = from->seq,
+        .hlc = from->hlc,
+        .parent_origin = from->parent_origin,
+        .parent_seq = from->parent_seq,
+        .kind = kind_of(from->type),
+        .turn = from->turn,
+        .frag = from->frag,
+        .len = from->len,
+    };
+    enum cs_replica_outcome outcome = CS_REPLICA_KNOWN;
+    struct cs_vector vv = {0};
+    bool stub = change->text != NULL;
+    enum cs_status rc = CS_OK;
+
+    if (stub) { /* whoever has the whole message keeps it */
+        rc = cs_replica_vector(db, session, &vv, err);
+        stub = cs_vector_get(&vv, message.origin) >= message.seq;
+        cs_vector_fini(&vv);
+    }
+    if (rc == CS_OK && !stub)
+        rc = cs_replica_insert(db, session, &message, change->number, &outcome, err);
+    if (rc != CS_OK)
+        return rc;
+    if (outcome == CS_REPLICA_ADDED || outcome == CS_REPLICA_FORKED) {
+        a->touched = true;
+        note_host(a->core, from->host, change->number);
+    }
+    if (outcome == CS_REPLICA_FORKED)
+        return cs_replica_flag(db, change->sid, CS_REPLICA_UNSENT, err);
+    if (outcome == CS_REPLICA_HOLE)
+        return cs_replica_flag(db, change->sid, CS_REPLICA_DIRTY, err);
+    if (outcome == CS_REPLICA_DIFFERS)
+        return cs_replica_aside(db, change->sid, "a message has other bytes in Redis than here",
+                                err);
+    return CS_OK;
+}
+
+static enum cs_status apply_message(struct cs_db *db, struct applying *a,
+                                    const struct cs_mirror_change *change, struct cs_err *err)
+{
+    struct cs_session session;
+    int64_t id;
+    enum cs_status rc = find(db, change->sid, &session, err);
+
+    if (rc == CS_NOT_FOUND) /* it is fetched whole */
+        return cs_replica_flag(db, change->sid, CS_REPLICA_DIRTY, err);
+    if (rc != CS_OK)
+        return rc;
+    id = session.id;
+    cs_session_fini(&session);
+    return insert_message(db, a, change, id, err);
+}
+
+/* Redis has it live: back from the archive, if its time is not over. */
+static enum cs_status apply_live(struct cs_db *db, struct applying *a,
+                                 const struct cs_mirror_change *change, struct cs_err *err)
+{
+    struct cs_session session;
+    bool wanted;
+    int64_t id, ttl;
+    enum cs_status rc = find(db, change->sid, &session, err);
+
+    if (rc != CS_OK)
+        return rc == CS_NOT_FOUND ? CS_OK : rc;
+    id = session.id;
+    ttl = session.ttl_ms;
+    wanted =
+        session.state == CS_SESSION_ARCHIVED && (ttl == 0 || change->number + ttl > cs_clock_ms());
+    cs_session_fini(&session);
+    if (!wanted)
+        return CS_OK;
+    a->touched = true;
+    if (ttl > 0)
+        a->next_expiry = change->number + ttl;
+    return cs_session_restore(db, id, change->number, err);
+}
+
+static enum cs_status apply_archive(struct cs_db *db, struct applying *a,
+                                    const struct cs_mirror_change *change,
+                                    enum cs_archive_reason reason, struct cs_err *err)
+{
+    struct cs_replica_mark mark = {0};
+    struct cs_session session;
+    bool wanted;
+    int64_t id;
+    enum cs_status rc = find(db, change->sid, &session, err);
+
+    if (rc != CS_OK)
+        return rc == CS_NOT_FOUND ? CS_OK : rc;
+    id = session.id;
+    rc = cs_replica_mark(db, change->sid, &mark, err);
+    wanted =
+        session.state == CS_SESSION_LIVE && !mark.running && (!mark.unsent || change->number != 0);
+    cs_session_fini(&session);
+    cs_replica_mark_fini(&mark);
+    if (rc != CS_OK || !wanted)
+        return rc;
+    a->touched = true;
+    a->next_expiry = cs_clock_ms() + cs_core_config(a->core)->archive_days * 86400000;
+    return cs_session_archive(db, id, reason, cs_clock_ms(), err);
+}
+
+/* Join a tombstone; a session that it covers wholly is deleted. */
+static enum cs_status apply_tomb(struct cs_db *db, struct applying *a,
+                                 const struct cs_mirror_change *change, struct cs_err *err)
+{
+    struct cs_session session = {0};
+    struct cs_replica_mark mark = {0};
+    struct cs_vector vv = {0};
+    const char *user = change->user != NULL ? change->user : "";
+    enum cs_status rc = find(db, change->sid, &session, err);
+    bool known = rc == CS_OK;
+
+    if (rc == CS_NOT_FOUND)
+        rc = CS_OK;
+    if (rc == CS_OK)
+        rc = cs_replica_mark(db, change->sid, &mark, err);
+    if (rc == CS_OK && !cs_vector_le(change->vector, &mark.tomb)) {
+        rc = cs_replica_bury(db, change->sid, known ? session.cid : mark.cid,
+                             known ? session.user : user, change->vector, cs_clock_ms(), err);
+        if (rc == CS_OK)
+            rc = cs_vector_join(&mark.tomb, change->vector, err);
+    }
+    if (rc == CS_OK && known && !mark.running)
+        rc = cs_replica_vector(db, session.id, &vv, err);
+    if (rc == CS_OK && known && !mark.running && cs_vector_le(&vv, &mark.tomb)) {
+        a->touched = true;
+        rc = cs_session_delete(db, session.id, err);
+    }
+    cs_vector_fini(&vv);
+    cs_replica_mark_fini(&mark);
+    cs_session_fini(&session);
+    return rc;
+}
+
+static enum cs_status apply_one(struct cs_db *db, struct applying *a,
+                                const struct cs_mirror_change *change, struct cs_err *err)
+{
+    char number[24];
+
+    switch (change->kind) {
+    case CS_CHANGE_SESSION:
+        return apply_session(db, a, change, err);
+    case CS_CHANGE_MESSAGE:
+        return apply_message(db, a, change, err);
+    case CS_CHANGE_STAMP:
+        return cs_replica_stamp(db, change->sid, change->number, err);
+    case CS_CHANGE_LIVE:
+        return apply_live(db, a, change, err);
+    case CS_CHANGE_EVICT:
+        return apply_archive(db, a, change, CS_ARCHIVE_EVICTED, err);
+    case CS_CHANGE_EXPIRE:
+        return apply_archive(db, a, change, CS_ARCHIVE_EXPIRED, err);
+    case CS_CHANGE_TOMB:
+        return apply_tomb(db, a, change, err);
+    case CS_CHANGE_DIRTY:
+        return cs_replica_flag(db, change->sid, CS_REPLICA_DIRTY, err);
+    case CS_CHANGE_UNSENT:
+        return cs_replica_flag(db, change->sid, CS_REPLICA_UNSENT, err);
+    case CS_CHANGE_CLEAN:
+        return cs_replica_clean(db, change->sid, change->number, err);
+    case CS_CHANGE_ASIDE:
+        return cs_replica_aside(db, change->sid, change->text, err);
+    case CS_CHANGE_CURSOR:
+        return cs_replica_set_cursor(db, change->user, change->text, err);
+    case CS_CHANGE_PUSHED:
+        (void)snprintf(number, sizeof number, "%lld", (long long)change->number);
+        return cs_replica_set_cursor(db, CS_REPLICA_PUSHED, number, err);
+    }
+    return CS_OK;
+}
+
+static enum cs_status apply_all(struct cs_db *db, void *arg, struct cs_err *err)
+{
+    struct applying *a = arg;
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    for (i = 0; i < a->count && rc == CS_OK; i++)
+        rc = apply_one(db, a, &a->changes[i], err);
+    return rc;
+}
+
+static enum cs_status port_apply(void *arg, const struct cs_mirror_change *changes, size_t count,
+                                 struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct applying a = {
+        .core = core, .changes = changes, .count = count, .next_expiry = INT64_MAX};
+    enum cs_status rc = cs_store_write(core->store, apply_all, &a, err);
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        if (changes[i].kind == CS_CHANGE_ASIDE)
+            cs_log(CS_LOG_WARN, "sync_set_aside", "session", changes[i].sid, "why", changes[i].text,
+                   NULL);
+    if (rc == CS_OK && a.touched)
+        cs_history_forget_all(core);
+    if (rc == CS_OK && a.next_expiry != INT64_MAX)
+        cs_expiry_note(core, a.next_expiry);
+    return rc;
+}
+
+/* ---- life ---- */
+
+static enum cs_status reach(struct cs_sync_part *part, const struct cs_core_parts *parts,
+                            struct cs_err *err)
+{
+    struct cs_buf shown;
+    enum cs_status rc;
+
+    if (parts->redis != NULL) {
+        part->redis = *parts->redis;
+        return CS_OK;
+    }
+    rc = cs_redis_endpoint_parse(parts->config->redis_url, parts->config->redis_token,
+                                 &part->endpoint, err);
+    if (rc != CS_OK)
+        return rc;
+    part->redis.endpoint = &part->endpoint;
+    part->redis.ca_file = parts->config->redis_ca;
+    cs_buf_init(&shown, sizeof part->url - 1);
+    cs_redis_endpoint_show(&part->endpoint, &shown);
+    if (shown.data != NULL)
+        (void)snprintf(part->url, sizeof part->url, "%s", shown.data);
+    cs_buf_fini(&shown);
+    return CS_OK;
+}
+
+static enum cs_status make_mirror(struct cs_core *core, bool no_thread, struct cs_err *err)
+{
+    struct cs_mirror_options options = {
+        .redis = &core->sync->redis,
+        .port =
+            {
+                .arg = core,
+                .news = port_news,
+                .load = port_load,
+                .read = port_read,
+                .apply = port_apply,
+                .marked = port_marked,
+                .sessions = port_sessions,
+                .users = port_users,
+                .pushed = port_pushed,
+            },
+        .host = core->sync->host,
+        .user = cs_core_config(core)->user,
+        .no_thread = no_thread,
+    };
+    enum cs_status rc = cs_mirror_new(&options, &core->mirror, err);
+
+    return rc == CS_OK && !no_thread ? cs_mirror_start(core->mirror, err) : rc;
+}
+
+enum cs_status cs_sync_start(struct cs_core *core, const struct cs_core_parts *parts,
+                             struct cs_err *err)
+{
+    struct cs_sync_part *part;
+    enum cs_status rc;
+
+    if (parts->redis == NULL && parts->config->redis_url == NULL)
+        return CS_OK;
+    part = calloc(1, sizeof *part);
+    if (part == NULL)
+        return cs_err_nomem(err);
+    pthread_mutex_init(&part->mutex, NULL);
+    core->sync = part;
+    cs_core_host_name(parts->config, part->host);
+    rc = reach(part, parts, err);
+    if (rc == CS_OK)
+        rc = make_mirror(core, parts->no_thread, err);
+    if (rc != CS_OK)
+        cs_sync_stop(core);
+    return rc;
+}
+
+void cs_sync_stop(struct cs_core *core)
+{
+    if (core->sync == NULL)
+        return;
+    cs_mirror_stop(core->mirror, cs_mono_ms() + STOP_MS);
+    cs_mirror_free(core->mirror);
+    cs_redis_endpoint_fini(&core->sync->endpoint);
+    pthread_mutex_destroy(&core->sync->mutex);
+    free(core->sync);
+    core->sync = NULL;
+    core->mirror = NULL;
+}
+
+void cs_sync_wake(struct cs_core *core)
+{
+    cs_mirror_wake(core->mirror);
+}
+
+enum cs_status cs_sync_delete(struct cs_db *db, const struct cs_session *session,
+                              struct cs_err *err)
+{
+    struct cs_vector vv = {0};
+    int64_t now = cs_clock_ms();
+    enum cs_status rc = cs_replica_purge(db, now - TOMB_MS, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_vector(db, session->id, &vv, err);
+    if (rc == CS_OK)
+        rc = cs_replica_bury(db, session->sid, session->cid, session->user, &vv, now, err);
+    cs_vector_fini(&vv);
+    return rc == CS_OK ? cs_session_delete(db, session->id, err) : rc;
+}
+
+/* ---- what requests ask ---- */
+
+void cs_core_refresh(struct cs_core *core, const char *identifier, bool *out_stale)
+{
+    struct cs_session session;
+    struct cs_db *db = NULL;
+    bool live = false;
+
+    *out_stale = false;
+    if (core->mirror == NULL)
+        return;
+    if (cs_store_read(core->store, &db, NULL) != CS_OK)
+        return;
+    if (cs_session_find_live(core, db, identifier, &session, NULL) == CS_OK) {
+        live = true;
+        cs_session_fini(&session);
+    }
+    cs_store_done(core->store, db);
+    if (live) { /* the doorbell keeps it fresh while online */
+        *out_stale = !cs_mirror_online(core->mirror);
+        return;
+    }
+    *out_stale = cs_mirror_fetch(core->mirror, identifier, cs_mono_ms() + FETCH_MS, NULL) != CS_OK;
+}
+
+const char *cs_sync_name(enum cs_sync sync)
+{
+    static const char *const names[] = {"local", "pending", "synced", "diverged", "evicted"};
+
+    return names[sync];
+}
+
+enum cs_status cs_core_session_sync(struct cs_core *core, const struct cs_session *session,
+                                    enum cs_sync *out_sync, struct cs_err *err)
+{
+    struct cs_replica_mark mark = {0};
+    struct cs_db *db = NULL;
+    enum cs_status rc;
+
+    *out_sync = CS_SYNC_LOCAL;
+    if (core->mirror == NULL)
+        return CS_OK;
+    rc = cs_store_read(core->store, &db, err);
+    if (rc == CS_OK)
+        rc = cs_replica_mark(db, session->sid, &mark, err);
+    cs_store_done(core->store, db);
+    if (rc != CS_OK)
+        return rc;
+    if (mark.unsent || mark.dirty)
+        *out_sync = CS_SYNC_PENDING;
+    else if (session->archive_reason == CS_ARCHIVE_EVICTED)
+        *out_sync = CS_SYNC_EVICTED;
+    else if (session->branched)
+        *out_sync = CS_SYNC_DIVERGED;
+    else if (mark.stamp != 0)
+        *out_sync = CS_SYNC_SYNCED;
+    cs_replica_mark_fini(&mark);
+    return CS_OK;
+}
+
+enum cs_mirror_state cs_core_sync_state(struct cs_core *core)
+{
+    struct cs_mirror_figures figures;
+
+    if (core->mirror == NULL)
+        return CS_MIRROR_OFF;
+    cs_mirror_figures(core->mirror, &figures);
+    return figures.state;
+}
+
+enum cs_status cs_core_sync_now(struct cs_core *core, int64_t deadline, struct cs_err *err)
+{
+    struct cs_err why = {0};
+    enum cs_status rc;
+
+    if (core->mirror == NULL)
+        return cs_err_set(err, CS_CONFLICT, "redis_off", "No Redis is set");
+    rc = cs_mirror_sync(core->mirror, deadline, &why);
+    if (rc == CS_OK)
+        return CS_OK;
+    if (rc == CS_TIMEOUT && strcmp(why.code, "sync_timeout") == 0)
+        return cs_err_set(err, rc, "sync_timeout", "The sync goes on; it took longer than asked");
+    return cs_err_set(err, CS_UNAVAILABLE, "redis_unavailable", "%s", why.msg);
+}
+
+static void add_aside(void *arg, const char *sid, const char *why)
+{
+    struct cs_sync_status *status = arg;
+    struct cs_sync_aside *aside = &status->aside[status->aside_count];
+
+    (void)snprintf(aside->sid, sizeof aside->sid, "%s", sid);
+    aside->why = strdup(why);
+    if (aside->why != NULL)
+        status->aside_count++;
+}
+
+void cs_sync_status_fini(struct cs_sync_status *status)
+{
+    size_t i;
+
+    for (i = 0; i < status->aside_count; i++)
+        free(status->aside[i].why);
+    free(status->aside);
+    free(status->hosts);
+    *status = (struct cs_sync_status){0};
+}
+
+static enum cs_status read_status(struct cs_core *core, struct cs_sync_status *status,
+                                  struct cs_err *err)
+{
+    struct cs_replica_figures figures = {0};
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_figures(db, &figures, err);
+    if (rc == CS_OK)
+        rc = cs_replica_each_aside(db, ASIDE_MAX, add_aside, status, err);
+    cs_store_done(core->store, db);
+    status->pending_sessions = figures.pending_sessions;
+    status->pending_messages = figures.pending_messages;
+    status->oldest_pending = figures.oldest_pending;
+    return rc;
+}
+
+enum cs_status cs_core_sync_status(struct cs_core *core, struct cs_sync_status *out_status,
+                                   struct cs_err *err)
+{
+    struct cs_sync_status status = {0};
+    struct cs_sync_part *part = core->sync;
+    enum cs_status rc = CS_OK;
+
+    cs_core_host_name(cs_core_config(core), status.host);
+    if (part == NULL) {
+        *out_status = status;
+        return CS_OK;
+    }
+    status.aside = calloc(ASIDE_MAX, sizeof *status.aside);
+    status.hosts = calloc(HOSTS_MAX, sizeof *status.hosts);
+    if (status.aside == NULL || status.hosts == NULL)
+        rc = cs_err_nomem(err);
+    if (rc == CS_OK)
+        rc = read_status(core, &status, err);
+    if (rc != CS_OK) {
+        cs_sync_status_fini(&status);
+        return rc;
+    }
+    cs_mirror_figures(core->mirror, &status.mirror);
+    (void)snprintf(status.url, sizeof status.url, "%s", part->url);
+    pthread_mutex_lock(&part->mutex);
+    memcpy(status.hosts, part->hosts, part->host_count * sizeof *part->hosts);
+    status.host_count = part->host_count;
+    pthread_mutex_unlock(&part->mutex);
+    *out_status = status;
+    return CS_OK;
+}

@@ -1,0 +1,1112 @@
+/* mirror/mirror: what is done when, and for whom.
+ *
+ * Lock order: mirror->mutex alone; nothing waits for Redis or calls the port with it held.
+ */
+#include "cs/mirror/mirror.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mirror_priv.h"
+
+#define CONNECT_MS   5000
+#define KEEPALIVE_MS 600000        /* between two looks at logs whose doorbell is silent */
+#define FULL_MS      (6 * 3600000) /* between two comparisons of everything */
+#define RECONNECT_MS 600000        /* a younger one need not be repeated on a new connection */
+#define BLOCK_MS     600000        /* of the doorbell's read */
+#define RENEW_MS     20000         /* of a lease */
+#define MESSAGE_MAX  (8u << 20)
+#define REQUEST_MAX  (1u << 20)
+#define MARKED       64
+#define BELL_USERS   1000
+#define STACK_BYTES  (512 * 1024)
+
+/* ---- small things ---- */
+
+int64_t cs_op_deadline(void)
+{
+    return cs_mono_ms() + CS_OP_MS;
+}
+
+int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp)
+{
+    return stamp / 1000 - mirror->skew_ms;
+}
+
+bool cs_ends_step(const struct cs_mirror *mirror, const struct cs_err *err)
+{
+    (void)mirror;
+    switch (cs_redis_class(err)) {
+    case CS_REDIS_FINE:
+    case CS_REDIS_LARGE:
+    case CS_REDIS_NOSCRIPT:
+    case CS_REDIS_REFUSED:
+        return false;
+    case CS_REDIS_LOST:
+    case CS_REDIS_DENIED:
+    case CS_REDIS_READONLY:
+    case CS_REDIS_FULL:
+    case CS_REDIS_STOPPED:
+        break;
+    }
+    return true;
+}
+
+const char *cs_mirror_state_name(enum cs_mirror_state state)
+{
+    static const char *const names[] = {"off",  "connecting", "online", "offline",
+                                        "auth", "readonly",   "full"};
+
+    return names[state];
+}
+
+/* ---- state ---- */
+
+static enum cs_mirror_state state_after(const struct cs_err *err)
+{
+    switch (cs_redis_class(err)) {
+    case CS_REDIS_DENIED:
+        return CS_MIRROR_AUTH;
+    case CS_REDIS_READONLY:
+        return CS_MIRROR_READONLY;
+    case CS_REDIS_FULL:
+        return CS_MIRROR_FULL;
+    case CS_REDIS_FINE:
+    case CS_REDIS_LARGE:
+    case CS_REDIS_NOSCRIPT:
+    case CS_REDIS_REFUSED:
+        return CS_MIRROR_ONLINE;
+    case CS_REDIS_LOST:
+    case CS_REDIS_STOPPED:
+        break;
+    }
+    return CS_MIRROR_OFFLINE;
+}
+
+static void set_state(struct cs_mirror *mirror, enum cs_mirror_state state, const char *error)
+{
+    struct cs_mirror_figures *figures = &mirror->figures;
+
+    pthread_mutex_lock(&mirror->mutex);
+    if (figures->state != state) {
+        figures->state = state;
+        figures->since = cs_clock_ms();
+        pthread_cond_broadcast(&mirror->work); /* the doorbell follows */
+    }
+    (void)snprintf(figures->error, sizeof figures->error, "%s", error);
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+static void note_time(struct cs_mirror *mirror, int64_t *slot)
+{
+    pthread_mutex_lock(&mirror->mutex);
+    *slot = cs_clock_ms();
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+void cs_mirror_figures(struct cs_mirror *mirror, struct cs_mirror_figures *out)
+{
+    struct cs_redis_counts a = {0}, b = {0};
+
+    cs_redis_counts(mirror->redis, &a);
+    cs_redis_counts(mirror->bell, &b);
+    pthread_mutex_lock(&mirror->mutex);
+    *out = mirror->figures;
+    pthread_mutex_unlock(&mirror->mutex);
+    out->commands = a.commands + b.commands;
+    out->connects = a.connects + b.connects;
+    out->bytes_sent = a.bytes_sent + b.bytes_sent;
+    out->bytes_received = a.bytes_received + b.bytes_received;
+}
+
+bool cs_mirror_online(struct cs_mirror *mirror)
+{
+    bool online;
+
+    if (mirror == NULL)
+        return false;
+    pthread_mutex_lock(&mirror->mutex);
+    online = mirror->figures.state == CS_MIRROR_ONLINE || mirror->figures.state == CS_MIRROR_FULL;
+    pthread_mutex_unlock(&mirror->mutex);
+    return online;
+}
+
+/* ---- users that are followed ---- */
+
+static size_t follow_place(const struct cs_mirror *mirror, const char *user, bool *out_found)
+{
+    size_t low = 0, high = mirror->follow_count;
+
+    *out_found = false;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(mirror->follows[middle].user, user);
+
+        if (order == 0) {
+            *out_found = true;
+            return middle;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user)
+{
+    bool found;
+    size_t place = follow_place(mirror, user, &found);
+
+    return found ? &mirror->follows[place] : NULL;
+}
+
+/* A user as the port names it. */
+struct named {
+    struct cs_buf text; /* pairs of strings */
+};
+
+static enum cs_status note_user(void *arg, const char *user, const char *cursor, struct cs_err *err)
+{
+    struct named *named = arg;
+
+    cs_buf_add(&named->text, user, strlen(user) + 1);
+    cs_buf_add(&named->text, cursor, strlen(cursor) + 1);
+    return cs_buf_check(&named->text, err);
+}
+
+/* With the mutex held. */
+static enum cs_status keep_follow(struct cs_mirror *mirror, const char *user, const char *cursor,
+                                  struct cs_err *err)
+{
+    size_t cap = mirror->follow_cap > 0 ? mirror->follow_cap * 2 : 8;
+    struct cs_follow *follows;
+    char *copy;
+    bool found;
+    size_t place = follow_place(mirror, user, &found);
+
+    if (found) {
+        mirror->follows[place].kept = true;
+        return CS_OK;
+    }
+    if (mirror->follow_count == mirror->follow_cap) {
+        follows = reallocarray(mirror->follows, cap, sizeof *follows);
+        if (follows == NULL)
+            return cs_err_nomem(err);
+        mirror->follows = follows;
+        mirror->follow_cap = cap;
+    }
+    copy = strdup(user);
+    if (copy == NULL)
+        return cs_err_nomem(err);
+    follows = &mirror->follows[place];
+    memmove(follows + 1, follows, (mirror->follow_count - place) * sizeof *follows);
+    *follows = (struct cs_follow){.user = copy, .kept = true, .rung = true};
+    (void)snprintf(follows->cursor, sizeof follows->cursor, "%s", cursor);
+    mirror->follow_count++;
+    return CS_OK;
+}
+
+static void drop_follow(struct cs_follow *follow)
+{
+    free(follow->user);
+    free(follow->sent);
+}
+
+static enum cs_status refresh_follows(struct cs_mirror *mirror, struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &mirror->options.port;
+    struct named named;
+    size_t i, at, kept = 0;
+    enum cs_status rc;
+
+    cs_buf_init(&named.text, 64 << 20);
+    rc = port->users(port->arg, note_user, &named, err);
+    pthread_mutex_lock(&mirror->mutex); /* for the doorbell's rings */
+    for (i = 0; i < mirror->follow_count; i++)
+        mirror->follows[i].kept = mirror->follows[i].sent_count > 0;
+    for (at = 0; at < named.text.len && rc == CS_OK;) {
+        const char *user = named.text.data + at, *cursor = user + strlen(user) + 1;
+
+        rc = keep_follow(mirror, user, cursor, err);
+        at += strlen(user) + strlen(cursor) + 2;
+    }
+    for (i = 0; i < mirror->follow_count; i++) {
+        if (rc == CS_OK && !mirror->follows[i].kept)
+            drop_follow(&mirror->follows[i]);
+        else
+            mirror->follows[kept++] = mirror->follows[i];
+    }
+    mirror->follow_count = kept;
+    pthread_mutex_unlock(&mirror->mutex);
+    cs_buf_fini(&named.text);
+    return rc;
+}
+
+/* Tell the doorbell what to listen for. */
+static void publish_bell(struct cs_mirror *mirror)
+{
+    struct cs_buf users;
+    char *text;
+    size_t len, i;
+
+    if (!mirror->threads)
+        return;
+    cs_buf_init(&users, 1 << 20);
+    for (i = 0; i < mirror->follow_count && i < BELL_USERS; i++) {
+        const struct cs_follow *follow = &mirror->follows[i];
+
+        cs_buf_add(&users, follow->user, strlen(follow->user) + 1);
+        cs_buf_add(&users, follow->cursor, strlen(follow->cursor) + 1);
+    }
+    text = cs_buf_take(&users, &len);
+    pthread_mutex_lock(&mirror->mutex);
+    if (text != NULL && (mirror->bell_users == NULL || len != mirror->bell_len ||
+                         memcmp(text, mirror->bell_users, len) != 0)) {
+        char *old = mirror->bell_users;
+
+        mirror->bell_users = text;
+        mirror->bell_len = len;
+        text = old;
+    }
+    mirror->bell_version++;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+    free(text);
+}
+
+/* ---- connecting ---- */
+
+static enum cs_status read_time(struct cs_mirror *mirror, struct cs_err *err)
+{
+    struct cs_reply *reply = NULL;
+    int64_t seconds, micros;
+    enum cs_status rc = cs_redis_call(mirror->redis, cs_op_deadline(), &reply, err, "TIME", NULL);
+
+    if (rc != CS_OK)
+        return rc;
+    seconds = cs_reply_int(cs_reply_at(reply, 0), 0);
+    micros = cs_reply_int(cs_reply_at(reply, 1), 0);
+    cs_reply_free(reply);
+    if (seconds <= 0 || seconds > INT64_MAX / 2000000)
+        return cs_err_set(err, CS_CORRUPT, "redis_protocol", "Redis has no usable clock");
+    mirror->skew_ms = seconds * 1000 + micros / 1000 - cs_clock_ms();
+    pthread_mutex_lock(&mirror->mutex);
+    mirror->figures.skew_ms = mirror->skew_ms;
+    pthread_mutex_unlock(&mirror->mutex);
+    return CS_OK;
+}
+
+static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    *out_fresh = !cs_redis_connected(mirror->redis);
+    if (!*out_fresh)
+        return CS_OK;
+    if (mirror->figures.state == CS_MIRROR_OFF)
+        set_state(mirror, CS_MIRROR_CONNECTING, "");
+    rc = cs_redis_connect(mirror->redis, cs_mono_ms() + CONNECT_MS, err);
+    if (rc == CS_OK)
+        rc = cs_scripts_load(mirror->redis, cs_op_deadline(), err);
+    if (rc == CS_OK)
+        rc = read_time(mirror, err);
+    if (rc != CS_OK)
+        return rc;
+    pthread_mutex_lock(&mirror->mutex);
+    for (i = 0; i < mirror->follow_count; i++)
+        mirror->follows[i].rung = true;
+    pthread_mutex_unlock(&mirror->mutex);
+    return CS_OK;
+}
+
+/* ---- leases ---- */
+
+static struct cs_held *find_held(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held *held = mirror->held;
+
+    while (held != NULL && strcmp(held->sid, sid) != 0)
+        held = held->next;
+    return held;
+}
+
+static void drop_held(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held **link = &mirror->held, *held;
+
+    while (*link != NULL && strcmp((*link)->sid, sid) != 0)
+        link = &(*link)->next;
+    held = *link;
+    if (held == NULL)
+        return;
+    *link = held->next;
+    free(held);
+}
+
+const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held *held;
+
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    pthread_mutex_unlock(&mirror->mutex);
+    return held != NULL && held->ended && held->asked ? held->token : NULL;
+}
+
+void cs_lease_released(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held *held;
+
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    if (held != NULL && held->ended)
+        drop_held(mirror, sid);
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+void cs_mirror_lease_end(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held *held;
+
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    if (held != NULL)
+        held->ended = true;
+    mirror->woken = true;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+/* The next lease that is due for renewing, or over; a copy. */
+static bool next_due(struct cs_mirror *mirror, int64_t now, struct cs_held *out)
+{
+    struct cs_held *held;
+
+    pthread_mutex_lock(&mirror->mutex);
+    for (held = mirror->held; held != NULL; held = held->next)
+        if (held->asked && (held->ended || held->renew_at <= now))
+            break;
+    if (held != NULL) {
+        held->renew_at = now + RENEW_MS;
+        *out = *held;
+    }
+    pthread_mutex_unlock(&mirror->mutex);
+    return held != NULL;
+}
+
+/* Renew what is held, release what is over and was not released with a push. */
+static enum cs_status tend_leases(struct cs_mirror *mirror, struct cs_err *err)
+{
+    struct cs_held held;
+    enum cs_status rc = CS_OK;
+
+    while (rc == CS_OK && next_due(mirror, cs_mono_ms(), &held)) {
+        struct cs_script_reply reply = {0};
+        struct cs_err why = {0};
+
+        rc = held.ended
+                 ? cs_lease_release_append(mirror->redis, held.sid, held.token, &why)
+                 : cs_lease_renew_append(mirror->redis, held.sid, held.token, mirror->host, &why);
+        if (rc == CS_OK)
+            rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
+        cs_script_reply_free(&reply);
+        if (rc != CS_OK && cs_ends_step(mirror, &why))
+            return cs_err_set(err, why.status, why.code, "%s", why.msg);
+        rc = CS_OK;
+        if (held.ended)
+            cs_lease_released(mirror, held.sid);
+    }
+    return rc;
+}
+
+/* ---- what others wait for ---- */
+
+static enum cs_status take_lease(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
+{
+    struct cs_script_reply reply = {0};
+    struct cs_held *held;
+    char token[33] = "";
+    enum cs_status rc;
+
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    if (held != NULL && !held->ended) {
+        memcpy(token, held->token, sizeof token);
+        held->asked = true;
+        held->renew_at = cs_mono_ms() + RENEW_MS;
+    }
+    pthread_mutex_unlock(&mirror->mutex);
+    if (token[0] == '\0')
+        return CS_OK; /* the turn is over already */
+    rc = cs_lease_append(mirror->redis, sid, token, mirror->host, err);
+    if (rc == CS_OK)
+        rc = cs_lease_take(mirror->redis, token, cs_op_deadline(), &reply, err);
+    if (rc == CS_OK && reply.verdict == CS_VERDICT_BUSY) {
+        rc = cs_err_set(err, CS_CONFLICT, "session_busy", "Session %s is busy on host %s", sid,
+                        reply.host != NULL && reply.host[0] != '\0' ? reply.host : "unknown");
+        pthread_mutex_lock(&mirror->mutex);
+        drop_held(mirror, sid);
+        pthread_mutex_unlock(&mirror->mutex);
+    }
+    cs_script_reply_free(&reply);
+    return rc;
+}
+
+/* A session or conversation that somebody asks for. */
+static enum cs_status fetch(struct cs_mirror *mirror, const char *name, struct cs_err *err)
+{
+    struct cs_reply *reply = NULL;
+    char key[CS_KEY_CAP], sid[1][CS_UUID_MAX];
+    const char *found;
+    enum cs_status rc;
+
+    (void)snprintf(key, sizeof key, "%s%s", CS_KEY_CONVERSATION, name);
+    rc = cs_redis_call(mirror->redis, cs_op_deadline(), &reply, err, "GET", key, NULL);
+    if (rc != CS_OK)
+        return rc;
+    found = cs_reply_string(reply, NULL);
+    if (found == NULL || !cs_record_id_valid(found))
+        found = name;
+    memcpy(sid[0], found, strlen(found) + 1);
+    cs_reply_free(reply);
+    return cs_compare(mirror, (const char(*)[CS_UUID_MAX])sid, 1, false, err);
+}
+
+static enum cs_status answer(struct cs_mirror *mirror, struct cs_ask *ask, struct cs_err *err)
+{
+    struct cs_err why = {0};
+    bool fresh;
+    enum cs_status rc;
+
+    if (ask->kind == CS_ASK_SYNC)
+        return CS_OK; /* the step is its answer */
+    rc = connect_redis(mirror, &fresh, &why);
+    if (rc == CS_OK && ask->kind == CS_ASK_FETCH)
+        rc = fetch(mirror, ask->name, &why);
+    if (rc == CS_OK && ask->kind == CS_ASK_LEASE)
+        rc = take_lease(mirror, ask->name, &why);
+    if (rc == CS_OK && ask->kind == CS_ASK_LEASE)
+        rc = cs_glance(mirror, ask->name, &why);
+    if (rc != CS_OK && cs_redis_owed(mirror->redis) > 0)
+        cs_redis_close(mirror->redis);
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
+}
+
+/* Under the mutex: the ask has its answer. */
+static void finish_ask(struct cs_mirror *mirror, struct cs_ask *ask)
+{
+    if (ask->left) {
+        free(ask);
+        return;
+    }
+    ask->done = true;
+    pthread_cond_broadcast(&mirror->answered);
+}
+
+void cs_mirror_serve(struct cs_mirror *mirror)
+{
+    struct cs_ask **link, *ask;
+
+    for (;;) {
+        pthread_mutex_lock(&mirror->mutex);
+        for (link = &mirror->asks; *link != NULL && (*link)->kind == CS_ASK_SYNC;)
+            link = &(*link)->next;
+        ask = *link;
+        if (ask != NULL) {
+            *link = ask->next;
+            if (ask->next == NULL)
+                mirror->asks_end = link;
+        }
+        pthread_mutex_unlock(&mirror->mutex);
+        if (ask == NULL)
+            return;
+        ask->status = answer(mirror, ask, &ask->err);
+        pthread_mutex_lock(&mirror->mutex);
+        finish_ask(mirror, ask);
+        pthread_mutex_unlock(&mirror->mutex);
+    }
+}
+
+/* The full step that the waiting syncs asked for is over. */
+static void answer_syncs(struct cs_mirror *mirror, struct cs_ask *list, const struct cs_err *err)
+{
+    struct cs_ask *ask;
+
+    pthread_mutex_lock(&mirror->mutex);
+    while ((ask = list) != NULL) {
+        list = ask->next;
+        ask->status = err->status;
+        ask->err = *err;
+        finish_ask(mirror, ask);
+    }
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+/* Wait for an ask until @deadline. Steals it. */
+static enum cs_status wait_take(struct cs_mirror *mirror, struct cs_ask *ask, int64_t deadline,
+                                struct cs_err *err)
+{
+    enum cs_status rc;
+
+    pthread_mutex_lock(&mirror->mutex);
+    *mirror->asks_end = ask;
+    mirror->asks_end = &ask->next;
+    mirror->woken = true;
+    pthread_cond_broadcast(&mirror->work);
+    while (!ask->done && cs_cond_wait(&mirror->answered, &mirror->mutex, deadline))
+        continue;
+    if (!ask->done) {
+        ask->left = true;
+        pthread_mutex_unlock(&mirror->mutex);
+        return cs_err_set(err, CS_TIMEOUT, "sync_timeout", "Redis did not answer in time");
+    }
+    pthread_mutex_unlock(&mirror->mutex);
+    rc = ask->status;
+    if (rc != CS_OK)
+        rc = cs_err_set(err, ask->err.status, ask->err.code, "%s", ask->err.msg);
+    free(ask);
+    return rc;
+}
+
+static enum cs_status ask_for(struct cs_mirror *mirror, enum cs_ask_kind kind, const char *name,
+                              int64_t deadline, struct cs_err *err)
+{
+    struct cs_ask *ask = calloc(1, sizeof *ask);
+    enum cs_status rc;
+
+    if (ask == NULL)
+        return cs_err_nomem(err);
+    ask->kind = kind;
+    if (name != NULL)
+        (void)snprintf(ask->name, sizeof ask->name, "%s", name);
+    if (!mirror->threads) {
+        rc = kind == CS_ASK_SYNC ? cs_mirror_step(mirror, true, err) : answer(mirror, ask, err);
+        free(ask);
+        return rc;
+    }
+    return wait_take(mirror, ask, deadline, err);
+}
+
+enum cs_status cs_mirror_sync(struct cs_mirror *mirror, int64_t deadline, struct cs_err *err)
+{
+    return ask_for(mirror, CS_ASK_SYNC, NULL, deadline, err);
+}
+
+static enum cs_status not_online(struct cs_err *err)
+{
+    return cs_err_set(err, CS_UNAVAILABLE, "redis_unavailable", "Redis is not reachable");
+}
+
+enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char *identifier, int64_t deadline,
+                               struct cs_err *err)
+{
+    if (!cs_record_id_valid(identifier))
+        return CS_OK; /* no session has such an id */
+    if (!cs_mirror_online(mirror))
+        return not_online(err);
+    return ask_for(mirror, CS_ASK_FETCH, identifier, deadline, err);
+}
+
+enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid, int64_t deadline,
+                               struct cs_err *err)
+{
+    struct cs_held *held;
+    unsigned char token[16];
+    enum cs_status rc;
+
+    if (!cs_mirror_online(mirror))
+        return not_online(err);
+    held = calloc(1, sizeof *held);
+    if (held == NULL)
+        return cs_err_nomem(err);
+    rc = cs_random(token, sizeof token, err);
+    if (rc != CS_OK) {
+        free(held);
+        return rc;
+    }
+    cs_hex(token, sizeof token, held->token);
+    (void)snprintf(held->sid, sizeof held->sid, "%s", sid);
+    pthread_mutex_lock(&mirror->mutex);
+    drop_held(mirror, sid); /* of a turn whose end was not pushed yet: it lapses by itself */
+    held->next = mirror->held;
+    mirror->held = held;
+    pthread_mutex_unlock(&mirror->mutex);
+    return ask_for(mirror, CS_ASK_LEASE, sid, deadline, err);
+}
+
+/* ---- a step ---- */
+
+/* Whether the user's log is to be read now. */
+static bool take_ring(struct cs_mirror *mirror, size_t i, bool all)
+{
+    bool rung;
+
+    pthread_mutex_lock(&mirror->mutex);
+    rung = mirror->follows[i].rung || all || !mirror->threads;
+    mirror->follows[i].rung = false;
+    pthread_mutex_unlock(&mirror->mutex);
+    return rung || mirror->follows[i].resync;
+}
+
+static enum cs_status pull_logs(struct cs_mirror *mirror, bool full, struct cs_err *err)
+{
+    bool all = full || mirror->keepalive_at <= cs_mono_ms();
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    for (i = 0; i < mirror->follow_count && rc == CS_OK; i++) {
+        struct cs_err why = {0};
+
+        if (!take_ring(mirror, i, all))
+            continue;
+        rc = full ? cs_resync_user(mirror, &mirror->follows[i], &why)
+                  : cs_pull_user(mirror, &mirror->follows[i], &why);
+        if (rc != CS_OK && !cs_ends_step(mirror, &why))
+            rc = CS_OK; /* its keys hold something else: the others go on */
+        if (rc != CS_OK)
+            (void)cs_err_set(err, why.status, why.code, "%s", why.msg);
+        cs_mirror_serve(mirror);
+    }
+    if (rc == CS_OK && all)
+        mirror->keepalive_at = cs_mono_ms() + KEEPALIVE_MS;
+    if (rc == CS_OK)
+        note_time(mirror, &mirror->figures.last_pull);
+    return rc;
+}
+
+static enum cs_status compare_marked(struct cs_mirror *mirror, bool aside, struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &mirror->options.port;
+    char sids[MARKED][CS_UUID_MAX], after[CS_UUID_MAX] = "";
+    size_t count = MARKED;
+    enum cs_status rc = CS_OK;
+
+    while (rc == CS_OK && count == MARKED) {
+        count = 0;
+        rc = port->marked(port->arg, after, aside, MARKED, sids, &count, err);
+        if (rc == CS_OK)
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, count, false, err);
+        if (count > 0)
+            memcpy(after, sids[count - 1], CS_UUID_MAX);
+        cs_mirror_serve(mirror);
+    }
+    return rc;
+}
+
+/* Push; a Redis without room is no reason not to pull. */
+static enum cs_status push(struct cs_mirror *mirror, struct cs_err *out_full, struct cs_err *err)
+{
+    struct cs_err why = {0};
+    enum cs_status rc = cs_push_news(mirror, &why);
+
+    if (rc == CS_OK) {
+        note_time(mirror, &mirror->figures.last_push);
+        return CS_OK;
+    }
+    if (cs_redis_owed(mirror->redis) > 0)
+        cs_redis_close(mirror->redis);
+    if (cs_redis_class(&why) != CS_REDIS_FULL)
+        return cs_err_set(err, why.status, why.code, "%s", why.msg);
+    *out_full = why;
+    mirror->push_after = cs_mono_ms() + cs_backoff_next(&mirror->backoff, CS_REDIS_FULL);
+    return cs_redis_connected(mirror->redis)
+               ? CS_OK
+               : cs_redis_connect(mirror->redis, cs_op_deadline(), err);
+}
+
+static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err *out_full,
+                              struct cs_err *err)
+{
+    bool fresh = false;
+    enum cs_status rc = connect_redis(mirror, &fresh, err);
+    int64_t now = cs_mono_ms();
+
+    if (rc == CS_OK)
+        rc = refresh_follows(mirror, err);
+    if (fresh && (mirror->full_at == 0 || mirror->full_at + RECONNECT_MS < now))
+        full = true;
+    if (mirror->full_at != 0 && mirror->full_at + FULL_MS < now)
+        full = true;
+    if (rc == CS_OK)
+        cs_mirror_serve(mirror);
+    if (rc == CS_OK)
+        rc = push(mirror, out_full, err);
+    if (rc == CS_OK)
+        rc = tend_leases(mirror, err);
+    if (rc == CS_OK)
+        rc = pull_logs(mirror, full, err);
+    if (rc == CS_OK && (out_full->status == CS_OK || full))
+        rc = compare_marked(mirror, full, err);
+    if (rc == CS_OK && full) {
+        mirror->full_at = cs_mono_ms();
+        rc = read_time(mirror, err);
+    }
+    return rc;
+}
+
+enum cs_status cs_mirror_step(struct cs_mirror *mirror, bool full, struct cs_err *err)
+{
+    struct cs_err why = {0}, no_room = {0};
+    enum cs_status rc = do_step(mirror, full, &no_room, &why);
+
+    if (rc != CS_OK && cs_redis_owed(mirror->redis) > 0)
+        cs_redis_close(mirror->redis); /* what it owes belongs to work that was given up */
+    if (rc == CS_OK && no_room.status != CS_OK) {
+        why = no_room;
+        rc = why.status;
+    }
+    if (rc == CS_OK) {
+        cs_backoff_reset(&mirror->backoff);
+        set_state(mirror, CS_MIRROR_ONLINE, "");
+    } else {
+        set_state(mirror, state_after(&why), why.msg);
+        if (cs_redis_class_reconnects(cs_redis_class(&why)))
+            cs_redis_close(mirror->redis);
+    }
+    publish_bell(mirror);
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
+}
+
+/* ---- the thread ---- */
+
+static int64_t next_time(struct cs_mirror *mirror)
+{
+    int64_t at = mirror->keepalive_at;
+    struct cs_held *held;
+
+    for (held = mirror->held; held != NULL; held = held->next)
+        if (held->asked && held->renew_at < at)
+            at = held->renew_at;
+    if (mirror->push_after > cs_mono_ms() && mirror->push_after < at)
+        at = mirror->push_after;
+    return at;
+}
+
+/* Sleep until there is something to do. Syncs that wait move to *out_syncs. False at the end. */
+static bool await_work(struct cs_mirror *mirror, int64_t retry_at, struct cs_ask **out_syncs)
+{
+    bool stopping;
+
+    pthread_mutex_lock(&mirror->mutex);
+    for (;;) {
+        int64_t at = retry_at != 0 ? retry_at : next_time(mirror);
+
+        if (mirror->stopping || mirror->asks != NULL || (mirror->woken && retry_at == 0))
+            break;
+        if (at <= cs_mono_ms() || !cs_cond_wait(&mirror->work, &mirror->mutex, at))
+            break;
+    }
+    mirror->woken = false;
+    *out_syncs = mirror->asks;
+    if (mirror->asks != NULL && mirror->asks->kind != CS_ASK_SYNC)
+        *out_syncs = NULL; /* serve() takes those; syncs behind them come next time */
+    else
+        mirror->asks = NULL, mirror->asks_end = &mirror->asks;
+    stopping = mirror->stopping;
+    pthread_mutex_unlock(&mirror->mutex);
+    return !stopping;
+}
+
+static void *run(void *arg)
+{
+    struct cs_mirror *mirror = arg;
+    struct cs_ask *syncs;
+    int64_t retry_at = 0;
+
+    while (await_work(mirror, retry_at, &syncs)) {
+        struct cs_err err = {0};
+        enum cs_status rc;
+
+        if (retry_at > cs_mono_ms() && syncs == NULL) {
+            cs_mirror_serve(mirror);
+            continue;
+        }
+        rc = cs_mirror_step(mirror, syncs != NULL, &err);
+        answer_syncs(mirror, syncs, &err);
+        retry_at = rc == CS_OK || cs_redis_class(&err) == CS_REDIS_FULL
+                       ? 0
+                       : cs_mono_ms() + cs_backoff_next(&mirror->backoff, cs_redis_class(&err)) + 1;
+        cs_mirror_serve(mirror); /* what came meanwhile and found no connection is told so */
+    }
+    if (cs_redis_connected(mirror->redis)) {
+        struct cs_err err = {0};
+
+        (void)!cs_push_news(mirror, &err); /* what a drained turn left */
+        (void)!tend_leases(mirror, &err);
+    }
+    return NULL;
+}
+
+void cs_mirror_wake(struct cs_mirror *mirror)
+{
+    if (mirror == NULL)
+        return;
+    pthread_mutex_lock(&mirror->mutex);
+    mirror->woken = true;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+/* ---- the doorbell ---- */
+
+struct bell {
+    struct cs_mirror *mirror;
+    char *users; /* as mirror->bell_users */
+    size_t len;
+    unsigned version;
+};
+
+/* Wait until there is something to listen for. False at the end. */
+static bool await_bell(struct bell *bell, int64_t until)
+{
+    struct cs_mirror *mirror = bell->mirror;
+    bool stopping;
+
+    pthread_mutex_lock(&mirror->mutex);
+    while (!mirror->stopping &&
+           (mirror->bell_users == NULL || mirror->bell_len == 0 ||
+            mirror->figures.state != CS_MIRROR_ONLINE || mirror->bell_version == bell->version)) {
+        if (!cs_cond_wait(&mirror->work, &mirror->mutex, until))
+            break;
+    }
+    free(bell->users);
+    bell->users = NULL;
+    bell->len = 0;
+    if (mirror->bell_users != NULL && mirror->bell_len > 0) {
+        bell->users = malloc(mirror->bell_len);
+        bell->len = bell->users != NULL ? mirror->bell_len : 0;
+        if (bell->users != NULL)
+            memcpy(bell->users, mirror->bell_users, mirror->bell_len);
+    }
+    bell->version = mirror->bell_version;
+    stopping = mirror->stopping;
+    pthread_mutex_unlock(&mirror->mutex);
+    return !stopping;
+}
+
+/* XREAD COUNT 1 BLOCK ms STREAMS keys… ids… */
+static enum cs_status append_bell(struct bell *bell, struct cs_err *err)
+{
+    const char **argv = calloc(7 + 2 * BELL_USERS, sizeof *argv);
+    size_t *lens = calloc(7 + 2 * BELL_USERS, sizeof *lens);
+    char(*keys)[CS_KEY_CAP] = calloc(BELL_USERS, sizeof *keys);
+    static const char *const words[] = {"XREAD", "COUNT", "1", "BLOCK", "600000", "STREAMS"};
+    size_t users = 0, at, i;
+    enum cs_status rc = CS_NO_MEM;
+
+    for (at = 0; at < bell->len; at += strlen(bell->users + at) + 1)
+        users++;
+    users /= 2;
+    if (argv == NULL || lens == NULL || keys == NULL) {
+        (void)cs_err_nomem(err);
+        goto out;
+    }
+    for (i = 0; i < 6; i++)
+        argv[i] = words[i];
+    for (i = 0, at = 0; i < users; i++) {
+        (void)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_LOG, bell->users + at);
+        argv[6 + i] = keys[i];
+        at += strlen(bell->users + at) + 1;
+        argv[6 + users + i] = bell->users[at] != '\0' ? bell->users + at : "0-0";
+        at += strlen(bell->users + at) + 1;
+    }
+    for (i = 0; i < 6 + 2 * users; i++)
+        lens[i] = strlen(argv[i]);
+    rc = cs_redis_append(bell->mirror->bell, 6 + 2 * users, argv, lens, err);
+
+out:
+    free(argv);
+    free(lens);
+    free(keys);
+    return rc;
+}
+
+/* Redis has something new for one of the users. */
+static void ring(struct cs_mirror *mirror)
+{
+    size_t i;
+
+    pthread_mutex_lock(&mirror->mutex);
+    for (i = 0; i < mirror->follow_count; i++)
+        mirror->follows[i].rung = true;
+    mirror->woken = true;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
+static enum cs_status listen_once(struct bell *bell, bool *out_rang, struct cs_err *err)
+{
+    struct cs_mirror *mirror = bell->mirror;
+    struct cs_reply *reply = NULL;
+    enum cs_status rc = CS_OK;
+
+    if (!cs_redis_connected(mirror->bell))
+        rc = cs_redis_connect(mirror->bell, cs_mono_ms() + CONNECT_MS, err);
+    if (rc == CS_OK)
+        rc = append_bell(bell, err);
+    if (rc == CS_OK)
+        rc = cs_redis_take(mirror->bell, cs_mono_ms() + BLOCK_MS + CS_OP_MS, &reply, err);
+    if (rc == CS_OK)
+        rc = cs_reply_check(reply, err);
+    *out_rang = rc == CS_OK && cs_reply_type(reply) == CS_REPLY_ARRAY;
+    cs_reply_free(reply);
+    return rc;
+}
+
+static void *run_bell(void *arg)
+{
+    struct bell bell = {.mirror = arg};
+    struct cs_backoff backoff;
+    int64_t until = CS_NEVER;
+
+    cs_backoff_init(&backoff, (uint64_t)cs_mono_us());
+    while (await_bell(&bell, until)) {
+        struct cs_err err = {0};
+        bool rang = false;
+
+        until = cs_mono_ms(); /* nothing new: listen again at once */
+        if (bell.len == 0) {
+            until = CS_NEVER;
+            continue;
+        }
+        if (listen_once(&bell, &rang, &err) != CS_OK) {
+            /* the mirror's own connection may be gone as well: let it find out */
+            cs_redis_close(bell.mirror->bell);
+            ring(bell.mirror);
+            until = cs_mono_ms() + 500 + cs_backoff_next(&backoff, CS_REDIS_LOST);
+        } else if (rang) {
+            cs_backoff_reset(&backoff);
+            ring(bell.mirror);
+            until = cs_mono_ms() + 2000; /* for the cursor to move */
+        }
+    }
+    free(bell.users);
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static enum cs_status init(struct cs_mirror *mirror, struct cs_err *err)
+{
+    uint64_t seed = 0;
+    enum cs_status rc = cs_cond_init(&mirror->work, err);
+
+    if (rc == CS_OK)
+        rc = cs_cond_init(&mirror->answered, err);
+    if (rc == CS_OK)
+        rc = cs_random(&seed, sizeof seed, err);
+    if (rc == CS_OK)
+        rc = cs_redis_new(mirror->options.redis, &mirror->redis, err);
+    if (rc == CS_OK)
+        rc = cs_redis_new(mirror->options.redis, &mirror->bell, err);
+    cs_backoff_init(&mirror->backoff, seed);
+    return rc;
+}
+
+enum cs_status cs_mirror_new(const struct cs_mirror_options *options, struct cs_mirror **out_mirror,
+                             struct cs_err *err)
+{
+    struct cs_mirror *mirror = calloc(1, sizeof *mirror);
+    enum cs_status rc;
+
+    if (mirror == NULL)
+        return cs_err_nomem(err);
+    mirror->options = *options;
+    (void)snprintf(mirror->host, sizeof mirror->host, "%s", options->host);
+    mirror->message_max = options->message_max != 0 ? options->message_max : MESSAGE_MAX;
+    mirror->request_max = options->request_max != 0 ? options->request_max : REQUEST_MAX;
+    mirror->asks_end = &mirror->asks;
+    mirror->figures.state = CS_MIRROR_CONNECTING;
+    mirror->figures.since = cs_clock_ms();
+    pthread_mutex_init(&mirror->mutex, NULL);
+    rc = init(mirror, err);
+    if (rc != CS_OK) {
+        cs_mirror_free(mirror);
+        return rc;
+    }
+    *out_mirror = mirror;
+    return CS_OK;
+}
+
+enum cs_status cs_mirror_start(struct cs_mirror *mirror, struct cs_err *err)
+{
+    enum cs_status rc;
+
+    mirror->threads = true;
+    rc = cs_thread_start(&mirror->thread, "mirror", STACK_BYTES, run, mirror, err);
+    if (rc != CS_OK) {
+        mirror->threads = false;
+        return rc;
+    }
+    rc = cs_thread_start(&mirror->bell_thread, "doorbell", STACK_BYTES, run_bell, mirror, err);
+    if (rc != CS_OK) {
+        pthread_mutex_lock(&mirror->mutex);
+        mirror->stopping = true;
+        pthread_cond_broadcast(&mirror->work);
+        pthread_mutex_unlock(&mirror->mutex);
+        pthread_join(mirror->thread, NULL);
+        mirror->threads = false;
+    }
+    return rc;
+}
+
+void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline)
+{
+    struct timespec until;
+    int64_t left = deadline - cs_mono_ms();
+
+    if (mirror == NULL || !mirror->threads)
+        return;
+    pthread_mutex_lock(&mirror->mutex);
+    mirror->stopping = true;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+    cs_redis_interrupt(mirror->bell);
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    left = left > 0 ? left : 0;
+    until.tv_sec += left / 1000;
+    until.tv_nsec += left % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    if (pthread_clockjoin_np(mirror->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
+        cs_redis_interrupt(mirror->redis);
+        pthread_join(mirror->thread, NULL);
+    }
+    cs_redis_interrupt(mirror->bell);
+    pthread_join(mirror->bell_thread, NULL);
+    mirror->threads = false;
+}
+
+void cs_mirror_free(struct cs_mirror *mirror)
+{
+    struct cs_held *held;
+    struct cs_ask *ask;
+    size_t i;
+
+    if (mirror == NULL)
+        return;
+    cs_redis_free(mirror->redis);
+    cs_redis_free(mirror->bell);
+    for (i = 0; i < mirror->follow_count; i++)
+        drop_follow(&mirror->follows[i]);
+    free(mirror->follows);
+    while ((held = mirror->held) != NULL) {
+        mirror->held = held->next;
+        free(held);
+    }
+    while ((ask = mirror->asks) != NULL) {
+        mirror->asks = ask->next;
+        free(ask);
+    }
+    free(mirror->bell_users);
+    pthread_cond_destroy(&mirror->work);
+    pthread_cond_destroy(&mirror->answered);
+    pthread_mutex_destroy(&mirror->mutex);
+    free(mirror);
+}
