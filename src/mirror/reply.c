@@ -251,7 +251,7 @@ static void tidy(const char *text, char *out, size_t cap)
     size_t n = 0;
     const char *args = strstr(text, ", with args");
     for (const char *p = text; *p && p != args && n + 1 < cap; p++)
-        out[n++] = *p >= ' ' && *p < 0x7f ? *p : '?';
+        out[n++] = (char)(*p >= ' ' && *p < 0x7f ? *p : '?');
     out[n] = '\0';
 }
 

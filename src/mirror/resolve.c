@@ -111,7 +111,7 @@ enum cs_status cs_resolve(const struct cs_dial *dial, struct addrinfo **out_list
 {
     struct lookup *lookup = NULL;
     enum cs_status rc = new_lookup(dial, &lookup, err);
-    if (rc != CS_OK)
+    if (!lookup)
         return rc;
     /* An address needs no server to ask. */
     int numeric = look_up(lookup->host, lookup->port, AI_NUMERICHOST, &lookup->list);

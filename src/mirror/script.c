@@ -82,12 +82,12 @@ static enum cs_status take_load(struct cs_redis *redis, enum cs_script script, i
     if (rc == CS_OK)
         rc = cs_reply_check(reply, err);
     const char *sha = rc == CS_OK ? cs_reply_string(reply, &len) : NULL;
-    if (rc == CS_OK && (!sha || len != sizeof slot->sha - 1))
-        rc = cs_error_set(err, CS_ERROR_PROTOCOL, "loading a script", "that is no digest");
-    if (rc == CS_OK) {
+    if (sha && len == sizeof slot->sha - 1) {
         memcpy(slot->sha, sha, len);
         slot->sha[len] = '\0';
         slot->loaded = true;
+    } else if (rc == CS_OK) {
+        rc = cs_error_set(err, CS_ERROR_PROTOCOL, "loading a script", "that is no digest");
     }
     cs_reply_free(reply);
     return rc;

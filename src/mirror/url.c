@@ -22,7 +22,8 @@ struct parts {
 
 static enum cs_status malformed(struct cs_err *err, const char *what)
 {
-    return cs_err_set(err, CS_INVALID, "invalid_redis_url", "Redis URL: %s", what);
+    (void)cs_err_set(err, CS_INVALID, "invalid_redis_url", "Redis URL: %s", what);
+    return CS_INVALID;
 }
 
 /* ---- Splitting ------------------------------------------------------------------------------- */
@@ -294,7 +295,6 @@ enum cs_status cs_redis_endpoint_parse(const char *url, const char *token,
     enum cs_status rc = split(url, &parts, err);
     if (rc != CS_OK)
         return rc;
-    rc = CS_INVALID;
     for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
         if (strlen(schemes[i].name) != parts.scheme.len ||
             strncasecmp(schemes[i].name, parts.scheme.at, parts.scheme.len) != 0)
