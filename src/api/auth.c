@@ -8,6 +8,7 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/file.h"
+#include "cs/base/log.h"
 #include "cs/base/uuid.h"
 #include "priv.h"
 
@@ -143,6 +144,8 @@ static bool peer_is_ours(struct cs_request *rq)
         return known == &ours;
     if (client_address(rq->info, &client))
         peer = cs_peer_find(&client, &rq->http->listen);
+    if (peer == CS_PEER_UNKNOWN && !atomic_exchange(&rq->http->peers_unknown, true))
+        cs_log(CS_LOG_WARN, "peers_unknown", "consequence", "every client needs the token", NULL);
     if (peer != CS_PEER_UNKNOWN)
         mg_set_user_connection_data(rq->conn, peer == CS_PEER_OURS ? &ours : &other);
     return peer == CS_PEER_OURS;

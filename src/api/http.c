@@ -56,7 +56,9 @@ static enum cs_status serve(struct cs_request *rq, struct cs_reply *reply, struc
 static void log_request(const struct cs_request *rq, int status, const struct cs_err *err,
                         int64_t began)
 {
-    enum cs_log_level level = status >= 500 ? CS_LOG_WARN : CS_LOG_DEBUG;
+    /* Core has told of the turns that failed; what is refused or too busy is the client's to know.
+     */
+    enum cs_log_level level = status == 500 || status == 507 ? CS_LOG_ERROR : CS_LOG_DEBUG;
 
     if (!cs_log_enabled(level))
         return;
@@ -135,14 +137,7 @@ static void *init_thread(const struct mg_context *ctx, int type)
     (void)ctx;
     (void)type;
     cs_alarm_unblock();
-    return calloc(1, sizeof(struct cs_worker));
-}
-
-static void exit_thread(const struct mg_context *ctx, int type, void *worker)
-{
-    (void)ctx;
-    (void)type;
-    free(worker);
+    return NULL;
 }
 
 /* ---- where to listen ---- */
@@ -270,7 +265,6 @@ static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, stru
     callbacks.http_error = http_error;
     callbacks.log_message = log_message;
     callbacks.init_thread = init_thread;
-    callbacks.exit_thread = exit_thread;
     listen_text(http, address, sizeof address);
     snprintf(count, sizeof count, "%lld", (long long)threads);
     snprintf(keep_alive, sizeof keep_alive, "%d", CS_KEEP_ALIVE_MS);

@@ -46,15 +46,16 @@ struct cs_http {
     char host[256]; /* as configured; IPv6 in brackets: a name that Host may carry */
     struct sockaddr_storage listen; /* resolved; its port is the one in use */
     int port;
-    bool loopback;           /* listen is a loopback address */
-    int wait_max;            /* workers that may wait for turns */
-    uint32_t nonce;          /* of this start, in request ids */
-    atomic_uint requests;    /* numbered */
-    atomic_int active;       /* requests under way */
-    atomic_int waiting;      /* of these, waiting for turns */
-    atomic_llong body_bytes; /* of these, bytes of bodies */
-    atomic_bool quiet;       /* not yet, or no longer, serving */
-    atomic_bool stopped;     /* nobody listens any more */
+    bool loopback;             /* listen is a loopback address */
+    int wait_max;              /* workers that may wait for turns */
+    uint32_t nonce;            /* of this start, in request ids */
+    atomic_uint requests;      /* numbered */
+    atomic_int active;         /* requests under way */
+    atomic_int waiting;        /* of these, waiting for turns */
+    atomic_llong body_bytes;   /* of these, bytes of bodies */
+    atomic_bool quiet;         /* not yet, or no longer, serving */
+    atomic_bool stopped;       /* nobody listens any more */
+    atomic_bool peers_unknown; /* said that the kernel cannot be asked for a peer's user */
     struct cs_limiter limiter;
 };
 
@@ -93,7 +94,7 @@ struct cs_request {
     struct cs_http *http;
     struct mg_connection *conn;
     const struct mg_request_info *info; /* civetweb's */
-    struct cs_worker *worker;           /* this thread's; NULL when there was no memory */
+    struct cs_worker *worker;           /* this thread's */
     const struct cs_config *config;
     const struct cs_route *route;        /* NULL until found */
     const char *header[CS_HEADER_COUNT]; /* borrowed of info; NULL when absent */

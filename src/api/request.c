@@ -102,8 +102,6 @@ static enum cs_status check_headers(struct cs_request *rq, struct cs_err *err)
     const char *end;
     int i;
 
-    if (rq->worker == NULL)
-        return cs_err_nomem(err);
     if (!begins_in_place(rq->worker, info->request_method))
         return bad(rq, "Empty lines come before the request", err);
     if (info->num_headers < 1)
@@ -303,11 +301,13 @@ static void set_id(struct cs_request *rq)
 
 void cs_req_init(struct cs_request *rq, struct cs_http *http, struct mg_connection *conn)
 {
+    static _Thread_local struct cs_worker worker; /* no memory to run out of at its start */
+
     memset(rq, 0, sizeof *rq);
     rq->http = http;
     rq->conn = conn;
     rq->info = mg_get_request_info(conn);
-    rq->worker = mg_get_thread_pointer(conn);
+    rq->worker = &worker;
     rq->config = cs_core_config(http->core);
     rq->body_read = true;
     cs_buf_init(&rq->raw, 0);

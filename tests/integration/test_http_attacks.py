@@ -106,6 +106,14 @@ def test_another_user_needs_the_token(instant):
 
 
 @needs_root
+def test_another_user_stays_another_user(instant):
+    """The kernel is asked once per connection: the answer holds for the later requests too."""
+    data = compose(instant, "GET", "/health") + compose(instant, "GET", "/health", "Connection: close")
+    status, rest = exchange_as(instant, NOBODY_UID, data)
+    assert status == 401 and rest.count(b"HTTP/1.1 401 ") == 1 and b"200 OK" not in rest
+
+
+@needs_root
 def test_another_user_that_closes_at_once_gains_nothing(instant):
     """The kernel reports a closed socket as root's: it must not pass for ours."""
     session = instant.ask("keep me")["sessionId"]
@@ -216,6 +224,18 @@ def test_a_refused_body_of_any_size_still_shows_its_answer(instant):
 def test_an_expectation_other_than_100_continue_fails(instant):
     data = compose(instant, "POST", "/api/codex/session", JSON, "Expect: gold", body=b'{"prompt":"x"}')
     assert exchange(instant, data).status == 417
+
+
+def test_who_expects_100_gets_it_at_once(instant):
+    body = b'{"prompt":"' + b"x" * 300_000 + b'"}'
+    with connect(instant) as client, client.makefile("rb") as stream:
+        head = compose(instant, "POST", "/api/codex/session", JSON, "Expect: 100-continue", body=body)[: -len(body)]
+        begun = time.monotonic()
+        client.sendall(head)
+        assert read_answer(stream).status == 100
+        assert time.monotonic() - begun < 0.5 * SLOWNESS
+        client.sendall(body)
+        assert read_answer(stream).status == 200
 
 
 def test_who_expects_100_is_refused_before_sending(instant):

@@ -321,9 +321,12 @@ def test_during_shutdown_new_requests_are_told_to_come_back(make_instant):
     kept = http.client.HTTPConnection(*daemon.address, timeout=30)
     kept.request("GET", "/healthz")
     assert kept.getresponse().read()
-    waiter = threading.Thread(
-        target=lambda: daemon.post("/api/codex/session", {"prompt": "[[deaf]]", "timeoutMs": 60_000})
-    )
+    waited = []
+
+    def wait():
+        waited.append(daemon.post("/api/codex/session", {"prompt": "[[deaf]]", "timeoutMs": 60_000}))
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     wait_until(lambda: daemon.health()["turns"]["running"] == 1, "the turn runs")
     time.sleep(0.5)  # Codex has it by now, and will not let go of it
@@ -340,6 +343,8 @@ def test_during_shutdown_new_requests_are_told_to_come_back(make_instant):
     assert daemon.process.wait(10 * SLOWNESS) == 0
     daemon.process = None
     waiter.join()
+    assert waited[0].status == 409 and waited[0]["code"] == "turn_interrupted"
+    assert waited[0].headers["Connection"] == "close"
 
 
 def test_a_port_in_use_is_named(instant):

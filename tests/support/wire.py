@@ -28,6 +28,7 @@ def read_answer(stream, head=False):
     line = stream.readline()
     if not line:
         return None
+    assert line.startswith(b"HTTP/1.1 "), line
     headers = {}
     while (header := stream.readline()) not in (b"\r\n", b""):
         name, _, value = header.decode("latin-1").partition(":")
