@@ -1,5 +1,4 @@
-/* The use cases of core on a real store. The engine is a fake of this file, linked instead of the
- * real one, so that every way in which Codex may answer can be had on demand. */
+/* The use cases of core, on a real store and a scripted engine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,189 +15,7 @@
 #include "cs/base/log.h"
 #include "cs/core/core.h"
 #include "priv.h"
-
-/* ---- the fake engine ---- */
-
-enum script { ANSWER, FAIL, REFUSE_MODEL, HANG };
-
-struct cs_engine {
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
-    enum script script;
-    int starts; /* turns begun */
-    int running;
-    char thread_asked[64]; /* of the last turn, "" for a new one */
-    char orphan_asked[64];
-    char model_asked[64];
-    char seen[4096]; /* the transcript it was given, "role:text|" each */
-    int next_turn;
-};
-
-struct cs_engine_turn {
-    struct cs_engine *engine;
-    struct cs_engine_request request;
-    enum script script;
-    int step;
-    bool cancelled;
-    char text[64];
-};
-
-static void copy(char *out, size_t cap, const char *text)
-{
-    snprintf(out, cap, "%s", text != NULL ? text : "");
-}
-
-const char *cs_engine_kind_name(enum cs_engine_kind kind)
-{
-    return kind == CS_ENGINE_AUTO ? "auto" : "app-server";
-}
-
-enum cs_status cs_engine_kind_parse(const char *word, enum cs_engine_kind *out_kind,
-                                    struct cs_err *err)
-{
-    if (strcmp(word, "auto") != 0 && strcmp(word, "app-server") != 0)
-        return cs_err_set(err, CS_INVALID, "invalid_engine", "no engine %s", word);
-    *out_kind = word[1] == 'u' ? CS_ENGINE_AUTO : CS_ENGINE_APP_SERVER;
-    return CS_OK;
-}
-
-void cs_engine_info(struct cs_engine *engine, struct cs_engine_info *out_info)
-{
-    (void)engine;
-    *out_info = (struct cs_engine_info){.usable = true,
-                                        .path = "",
-                                        .version = "0.0.0",
-                                        .kind = CS_ENGINE_APP_SERVER,
-                                        .kinds = 1u << CS_ENGINE_APP_SERVER,
-                                        .why = ""};
-}
-
-void cs_engine_refresh(struct cs_engine *engine)
-{
-    (void)engine;
-}
-
-void cs_engine_figures(struct cs_engine *engine, int64_t *out_children, int64_t *out_restarts)
-{
-    (void)engine;
-    *out_children = *out_restarts = 0;
-}
-
-static void note_history(struct cs_engine *engine, const struct cs_engine_request *request)
-{
-    const struct cs_engine_item *items = NULL;
-    size_t count = 0, i, used = 0;
-
-    engine->seen[0] = '\0';
-    if (request->history == NULL)
-        return;
-    assert_int_equal(request->history(request->history_arg, &items, &count, NULL), CS_OK);
-    for (i = 0; i < count; i++)
-        used += (size_t)snprintf(engine->seen + used, sizeof engine->seen - used, "%s:%.*s|",
-                                 items[i].role == CS_ROLE_USER ? "user" : "codex",
-                                 (int)items[i].len, items[i].text);
-}
-
-enum cs_status cs_engine_turn_start(struct cs_engine *engine,
-                                    const struct cs_engine_request *request,
-                                    struct cs_engine_turn **out_turn, struct cs_err *err)
-{
-    struct cs_engine_turn *turn = calloc(1, sizeof *turn);
-
-    if (turn == NULL)
-        return cs_err_nomem(err);
-    note_history(engine, request);
-    turn->engine = engine;
-    turn->request = *request;
-    pthread_mutex_lock(&engine->mutex);
-    turn->script = engine->script;
-    engine->starts++;
-    engine->running++;
-    copy(engine->thread_asked, sizeof engine->thread_asked, request->thread_id);
-    copy(engine->orphan_asked, sizeof engine->orphan_asked, request->orphan_turn);
-    copy(engine->model_asked, sizeof engine->model_asked, request->model);
-    pthread_cond_broadcast(&engine->changed);
-    pthread_mutex_unlock(&engine->mutex);
-    *out_turn = turn;
-    return CS_OK;
-}
-
-static void event_text(struct cs_engine_turn *turn, struct cs_engine_event *event,
-                       enum cs_event_type type, const char *text)
-{
-    copy(turn->text, sizeof turn->text, text);
-    event->type = type;
-    event->text = turn->text;
-    event->len = strlen(turn->text);
-}
-
-static void event_end(struct cs_engine_event *event, enum cs_status status, const char *code)
-{
-    event->type = CS_EVENT_DONE;
-    if (status != CS_OK)
-        cs_err_set(&event->error, status, code, "codex says %s", code);
-}
-
-static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event)
-{
-    if (turn->script == FAIL)
-        event_end(event, CS_UPSTREAM, "codex_error");
-    else if (turn->script == REFUSE_MODEL && turn->request.model != NULL)
-        event_end(event, CS_UPSTREAM, "model_not_found");
-    else if (turn->step == 2)
-        event_text(turn, event, CS_EVENT_MESSAGE, "the answer");
-    else
-        event_end(event, CS_OK, NULL);
-}
-
-enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline,
-                                   struct cs_engine_event *out_event, struct cs_err *err)
-{
-    struct cs_engine *engine = turn->engine;
-    struct cs_engine_event event = {.text = "", .detail = ""};
-    char id[32];
-
-    pthread_mutex_lock(&engine->mutex);
-    while (turn->script == HANG && turn->step >= 2 && !turn->cancelled)
-        if (!cs_cond_wait(&engine->changed, &engine->mutex, deadline)) {
-            pthread_mutex_unlock(&engine->mutex);
-            return cs_err_set(err, CS_TIMEOUT, NULL, "nothing yet");
-        }
-    snprintf(id, sizeof id, "T%d", engine->next_turn);
-    if (turn->step == 0) {
-        event_text(turn, &event, CS_EVENT_THREAD,
-                   turn->request.thread_id != NULL ? turn->request.thread_id : "thread-1");
-    } else if (turn->step == 1) {
-        engine->next_turn++;
-        event_text(turn, &event, CS_EVENT_STARTED, id);
-        event.detail = turn->request.model != NULL ? turn->request.model : "codex-own";
-    } else if (turn->cancelled) {
-        event_end(&event, CS_CANCELLED, "turn_cancelled");
-    } else {
-        last_step(turn, &event);
-    }
-    turn->step++;
-    pthread_mutex_unlock(&engine->mutex);
-    *out_event = event;
-    return CS_OK;
-}
-
-void cs_engine_turn_cancel(struct cs_engine_turn *turn)
-{
-    pthread_mutex_lock(&turn->engine->mutex);
-    turn->cancelled = true;
-    pthread_cond_broadcast(&turn->engine->changed);
-    pthread_mutex_unlock(&turn->engine->mutex);
-}
-
-void cs_engine_turn_free(struct cs_engine_turn *turn)
-{
-    pthread_mutex_lock(&turn->engine->mutex);
-    turn->engine->running--;
-    pthread_cond_broadcast(&turn->engine->changed);
-    pthread_mutex_unlock(&turn->engine->mutex);
-    free(turn);
-}
+#include "scripted_engine.h"
 
 /* ---- fixture ---- */
 
@@ -226,7 +43,7 @@ static void open_core(struct fixture *f)
 
     if (cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
         fail_msg("%s", err.msg);
-    parts = (struct cs_core_parts){f->store, &f->engine, &f->config};
+    parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
     assert_int_equal(cs_core_new(&parts, &f->core, &err), CS_OK);
 }
 
@@ -254,8 +71,7 @@ static int setup(void **state)
     snprintf(cwd_flag, sizeof cwd_flag, "--cwd=%s", f->dir);
     if (cs_config_load(&f->config, 2, argv, envp, &err) != CS_OK)
         fail_msg("%s", err.msg);
-    pthread_mutex_init(&f->engine.mutex, NULL);
-    assert_int_equal(cs_cond_init(&f->engine.changed, NULL), CS_OK);
+    scripted_engine_init(&f->engine);
     cs_log_set_level(CS_LOG_ERROR);
     open_core(f);
     *state = f;
