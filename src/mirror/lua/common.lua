@@ -81,7 +81,7 @@ local function read_tail(key)
   return {L = tonumber(L), at = tonumber(at), ix = tonumber(ix), mv = mv, vv = vv, state = state, width = width}
 end
 
--- A tail of `width` bytes; nil if it does not fit. Room is kept for stamps of more digits.
+-- A tail of `width` bytes; nil if it does not fit. Room is kept for numbers of more digits.
 local function write_tail(t, width)
   local head = string.format('],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f,"mv":%s,"vv":%s}%s,"messageCount":%.0f',
     PROTOCOL, t.L, t.at, t.ix, t.mv, write_vector(t.vv), t.state, count(t.vv))
