@@ -33,6 +33,7 @@ struct compare {
     const char *sid;
     struct cs_mirror_local local;
     struct remote remote;
+    bool index;    /* put it, so that the user's set names it */
     bool pull;     /* fetch the value whatever the vectors say */
     bool healed;   /* the last PUT was to heal */
     int forks;     /* times that Redis had other bytes */
@@ -716,7 +717,13 @@ static enum cs_status compare_ours(struct compare *c, enum outcome *out, struct 
     rc = change(c, CS_CHANGE_STAMP, c->remote.tail.stamp, NULL, err);
     if (rc == CS_OK && !c->local.live)
         rc = change(c, CS_CHANGE_LIVE, cs_local_ms(c->mirror, c->remote.tail.stamp), NULL, err);
-    return rc == CS_OK ? push_missing(c, out, err) : rc;
+    if (rc == CS_OK)
+        rc = push_missing(c, out, err);
+    if (rc == CS_OK && *out == DONE && c->index) {
+        c->index = false;
+        rc = put(c, out, err);
+    }
+    return rc;
 }
 
 static enum cs_status try_once(struct compare *c, enum outcome *out, struct cs_err *err)
@@ -793,7 +800,7 @@ static enum cs_status compare_one(struct compare *c, bool bad, struct cs_err *er
 }
 
 static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
-                                   size_t count, bool pull, struct cs_err *err)
+                                   size_t count, unsigned how, struct cs_err *err)
 {
     struct compare *c = calloc(count, sizeof *c);
     bool bad[PROBE_MAX] = {false};
@@ -805,7 +812,8 @@ static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[
     for (i = 0; i < count && rc == CS_OK; i++) {
         c[i].mirror = mirror;
         c[i].sid = sids[i];
-        c[i].pull = pull;
+        c[i].pull = (how & CS_COMPARE_PULL) != 0;
+        c[i].index = (how & CS_COMPARE_INDEX) != 0;
         rc = ask_probe(mirror, sids[i], CS_TAIL_WIDTH, err);
     }
     for (i = 0; i < count && rc == CS_OK; i++)
@@ -825,7 +833,7 @@ static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[
 }
 
 enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX], size_t count,
-                          bool pull, struct cs_err *err)
+                          unsigned how, struct cs_err *err)
 {
     enum cs_status rc = CS_OK;
     size_t at;
@@ -833,7 +841,7 @@ enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_M
     for (at = 0; at < count && rc == CS_OK; at += PROBE_MAX) {
         size_t some = count - at < PROBE_MAX ? count - at : PROBE_MAX;
 
-        rc = compare_some(mirror, sids + at, some, pull, err);
+        rc = compare_some(mirror, sids + at, some, how, err);
     }
     return rc;
 }
@@ -865,7 +873,6 @@ enum cs_status cs_glance(struct cs_mirror *mirror, const char *sid, struct cs_er
     cs_mirror_local_fini(&c.local);
     remote_fini(&c.remote);
     (void)snprintf(sids[0], CS_UUID_MAX, "%s", sid);
-    return rc == CS_OK && !same
-               ? cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, 1, false, err)
-               : rc;
+    return rc == CS_OK && !same ? cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, 1, 0, err)
+                                : rc;
 }

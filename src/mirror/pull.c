@@ -199,13 +199,18 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
 {
     const char *kind = field_of(fields, "k", NULL), *sid = field_of(fields, "s", NULL);
 
-    if (confirm(pull->follow, id))
-        return CS_OK;
+    bool ours = confirm(pull->follow, id);
+
     if (kind == NULL || sid == NULL || !cs_record_id_valid(sid))
         return CS_OK; /* nothing that we could make use of */
     pull->sid = sid;
     pull->stamp = cs_entry_stamp(id);
     pull->bad = false;
+    if (ours &&
+        (strcmp(kind, "add") == 0 || strcmp(kind, "put") == 0)) /* after an eviction, maybe */
+        return add(pull, CS_CHANGE_LIVE, cs_local_ms(pull->mirror, pull->stamp), NULL, err);
+    if (ours)
+        return CS_OK;
     if (strcmp(kind, "add") == 0)
         return hear_add(pull, fields, err);
     if (strcmp(kind, "put") == 0)
@@ -381,29 +386,58 @@ static enum cs_status add_local(struct cs_mirror *mirror, const char *user, stru
     return rc;
 }
 
+/* Drop what occurs twice, or before @from: those of the user's set come first. Returns the count.
+ */
+static size_t keep_once(struct members *members, size_t from)
+{
+    size_t i, kept = from;
+
+    if (members->count > from)
+        qsort(members->sids + from, members->count - from, sizeof *members->sids, compare_sids);
+    for (i = from; i < members->count; i++) {
+        const char *sid = members->sids[i];
+        bool twice = kept > from && strcmp(members->sids[kept - 1], sid) == 0;
+
+        if (!twice && from > 0)
+            twice = bsearch(sid, members->sids, from, sizeof *members->sids, compare_sids) != NULL;
+        if (!twice)
+            memmove(members->sids[kept++], sid, CS_UUID_MAX);
+    }
+    members->count = kept;
+    return kept;
+}
+
+static enum cs_status compare_range(struct cs_mirror *mirror, const struct members *members,
+                                    size_t from, size_t to, unsigned how, struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+
+    for (; from < to && rc == CS_OK; from += 32) {
+        rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])members->sids + from,
+                        to - from < 32 ? to - from : 32, how, err);
+        if (to > 32)
+            cs_mirror_serve(mirror);
+    }
+    return rc;
+}
+
 enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow,
                               struct cs_err *err)
 {
     struct members members = {0};
+    size_t indexed;
     char tip[CS_ENTRY_ID] = "";
     struct cs_mirror_change moved = {.kind = CS_CHANGE_CURSOR, .user = follow->user, .text = tip};
-    size_t i, kept = 0;
     enum cs_status rc = ask_redis(mirror, follow->user, tip, &members, err);
 
     follow->sent_count = 0; /* all are compared below */
+    indexed = keep_once(&members, 0);
     if (rc == CS_OK)
         rc = add_local(mirror, follow->user, &members, err);
-    if (members.count > 0)
-        qsort(members.sids, members.count, sizeof *members.sids, compare_sids);
-    for (i = 0; i < members.count; i++)
-        if (kept == 0 || strcmp(members.sids[kept - 1], members.sids[i]) != 0)
-            memmove(members.sids[kept++], members.sids[i], CS_UUID_MAX);
-    for (i = 0; i < kept && rc == CS_OK; i += 32) {
-        rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])members.sids + i,
-                        kept - i < 32 ? kept - i : 32, false, err);
-        if (kept > 32)
-            cs_mirror_serve(mirror);
-    }
+    (void)keep_once(&members, indexed);
+    rc = rc == CS_OK ? compare_range(mirror, &members, 0, indexed, 0, err) : rc;
+    if (rc == CS_OK)
+        rc = compare_range(mirror, &members, indexed, members.count, CS_COMPARE_INDEX, err);
     free(members.sids);
     if (rc == CS_OK)
         rc = mirror->options.port.apply(mirror->options.port.arg, &moved, 1, err);

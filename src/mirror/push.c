@@ -226,9 +226,9 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
 struct flight {
     struct cs_mirror_news news[NEWS_MAX];
     struct cs_mirror_local locals[NEWS_MAX];
-    bool asked[NEWS_MAX]; /* a reply is owed */
-    bool slow[NEWS_MAX];  /* to be compared */
-    bool pull[NEWS_MAX];  /* Redis has other bytes under our numbers */
+    bool asked[NEWS_MAX];   /* a reply is owed */
+    bool slow[NEWS_MAX];    /* to be compared */
+    unsigned how[NEWS_MAX]; /* then */
     size_t count;
     int64_t upto;
     struct batch batch;
@@ -288,7 +288,10 @@ static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size
         rc = note_accepted(mirror, &flight->locals[i], &reply, changes, err);
     if (reply.verdict != CS_VERDICT_OK && reply.verdict != CS_VERDICT_DUP)
         flight->slow[i] = true;
-    flight->pull[i] = reply.verdict == CS_VERDICT_FORK || reply.verdict == CS_VERDICT_NOINDEX;
+    if (reply.verdict == CS_VERDICT_FORK)
+        flight->how[i] = CS_COMPARE_PULL;
+    else if (reply.verdict == CS_VERDICT_NOINDEX)
+        flight->how[i] = CS_COMPARE_INDEX;
     cs_script_reply_free(&reply);
     return rc;
 }
@@ -317,7 +320,7 @@ static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight,
     for (i = 0; i < flight->count && rc == CS_OK; i++)
         if (flight->slow[i])
             rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1,
-                            flight->pull[i], err);
+                            flight->how[i], err);
     if (rc == CS_OK)
         rc = mirror->options.port.apply(mirror->options.port.arg, &pushed, 1, err);
     return rc;
