@@ -277,9 +277,9 @@ static enum cs_status load(struct cs_core *core, const char *identifier, unsigne
     return CS_OK;
 }
 
-enum cs_status cs_core_history(struct cs_core *core, const char *identifier, unsigned limit,
-                               int64_t before, const struct cs_history **out_history,
-                               struct cs_err *err)
+static enum cs_status read_history(struct cs_core *core, const char *identifier, unsigned limit,
+                                   int64_t before, const struct cs_history **out_history,
+                                   struct cs_err *err)
 {
     bool whole = limit == 0 && before == 0;
     unsigned long stripe = 0;
@@ -302,4 +302,20 @@ enum cs_status cs_core_history(struct cs_core *core, const char *identifier, uns
         insert(core, identifier, stripe, fresh);
     *out_history = &fresh->view;
     return CS_OK;
+}
+
+enum cs_status cs_core_history(struct cs_core *core, const char *identifier, unsigned limit,
+                               int64_t before, const struct cs_history **out_history,
+                               struct cs_err *err)
+{
+    struct cs_err why = {0};
+    bool stale;
+    enum cs_status rc = read_history(core, identifier, limit, before, out_history, &why);
+
+    if (rc == CS_NOT_FOUND && core->mirror != NULL) { /* another host may know it */
+        cs_err_clear(&why);
+        cs_core_refresh(core, identifier, &stale);
+        rc = read_history(core, identifier, limit, before, out_history, &why);
+    }
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }

@@ -43,8 +43,8 @@ enum cs_status cs_session_find_live(struct cs_core *core, struct cs_db *db, cons
     return CS_OK;
 }
 
-enum cs_status cs_core_session(struct cs_core *core, const char *identifier,
-                               struct cs_session *out_session, struct cs_err *err)
+static enum cs_status read_live(struct cs_core *core, const char *identifier,
+                                struct cs_session *out_session, struct cs_err *err)
 {
     struct cs_db *db = NULL;
     enum cs_status rc = cs_store_read(core->store, &db, err);
@@ -53,6 +53,21 @@ enum cs_status cs_core_session(struct cs_core *core, const char *identifier,
         rc = cs_session_find_live(core, db, identifier, out_session, err);
     cs_store_done(core->store, db);
     return rc;
+}
+
+enum cs_status cs_core_session(struct cs_core *core, const char *identifier,
+                               struct cs_session *out_session, struct cs_err *err)
+{
+    struct cs_err why = {0};
+    bool stale;
+    enum cs_status rc = read_live(core, identifier, out_session, &why);
+
+    if (rc == CS_NOT_FOUND && core->mirror != NULL) { /* another host may know it */
+        cs_err_clear(&why);
+        cs_core_refresh(core, identifier, &stale);
+        rc = read_live(core, identifier, out_session, &why);
+    }
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
 enum cs_status cs_core_sessions(struct cs_core *core, const struct cs_session_filter *filter,

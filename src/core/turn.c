@@ -73,10 +73,9 @@ static enum cs_status load_session(struct cs_turn *turn, const struct cs_turn_re
                                    struct cs_err *err)
 {
     struct cs_db *db = NULL;
-    bool stale;
     enum cs_status rc;
 
-    cs_core_refresh(turn->core, request->identifier, &stale);
+    cs_core_refresh(turn->core, request->identifier, &turn->stale);
     rc = cs_store_read(turn->core->store, &db, err);
     if (rc == CS_OK)
         rc = cs_session_find_live(turn->core, db, request->identifier, &turn->session, err);
@@ -271,6 +270,11 @@ const char *cs_turn_sid(const struct cs_turn *turn)
 const char *cs_turn_cid(const struct cs_turn *turn)
 {
     return turn->session.cid;
+}
+
+bool cs_turn_stale(const struct cs_turn *turn)
+{
+    return turn->stale;
 }
 
 void cs_turn_view_fini(struct cs_turn_view *view)

@@ -99,6 +99,9 @@ CS_MUST_USE enum cs_status cs_turn_begin(struct cs_core *core,
 const char *cs_turn_tid(const struct cs_turn *turn);
 const char *cs_turn_sid(const struct cs_turn *turn);
 const char *cs_turn_cid(const struct cs_turn *turn);
+/** Whether the conversation could not be compared with Redis before the turn: other hosts may have
+ * gone on with it. */
+bool cs_turn_stale(const struct cs_turn *turn);
 
 /** What observers of a running turn are told (streams, issue of their own): called on the thread
  * that drives the turn. */

@@ -82,6 +82,7 @@ void sim_fail(const char *fmt, ...)
     va_end(args);
 }
 
+static void talk(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static void talk(const char *fmt, ...)
 {
     va_list args;
