@@ -175,13 +175,12 @@ void cs_alarm_unblock(void);                                     /* on each work
 CS_MUST_USE enum cs_status cs_alarm_start(struct cs_alarm *alarm, int64_t ms, struct cs_err *err);
 void cs_alarm_stop(struct cs_alarm *alarm);
 
-/** Decode the parameter @name of the query into @out. *out_found says whether it is there.
- * CS_INVALID, code "invalid_<name>", when it comes twice, is badly encoded, not UTF-8 or longer
- * than @cap − 1 bytes. */
+/** Decode the parameter @name of the query into @out; "" when it is not there or empty. CS_INVALID,
+ * code @code, when it comes twice, is badly encoded, not UTF-8 or longer than @cap − 1 bytes. */
 CS_MUST_USE enum cs_status cs_query_text(const struct cs_request *rq, const char *name,
-                                         const char *code, char *out, size_t cap, bool *out_found,
+                                         const char *code, char *out, size_t cap,
                                          struct cs_err *err);
-/** A decimal parameter between @min and @max; @otherwise when it is not there. */
+/** A decimal parameter between bounds[0] and bounds[1]; *inout_value stays when it is not there. */
 CS_MUST_USE enum cs_status cs_query_int(const struct cs_request *rq, const char *name,
                                         const char *code, const int64_t bounds[2],
                                         int64_t *inout_value, struct cs_err *err);

@@ -62,13 +62,13 @@ static const char *find(const char *query, const char *name, size_t *out_len, in
 }
 
 enum cs_status cs_query_text(const struct cs_request *rq, const char *name, const char *code,
-                             char *out, size_t cap, bool *out_found, struct cs_err *err)
+                             char *out, size_t cap, struct cs_err *err)
 {
     size_t len = 0, n;
     int count;
     const char *value = find(rq->info->query_string, name, &len, &count);
 
-    *out_found = value != NULL;
+    out[0] = '\0';
     if (value == NULL)
         return CS_OK;
     if (count > 1)
@@ -83,14 +83,14 @@ enum cs_status cs_query_int(const struct cs_request *rq, const char *name, const
                             const int64_t bounds[2], int64_t *inout_value, struct cs_err *err)
 {
     char text[20];
-    bool found;
-    long long value;
-    enum cs_status rc = cs_query_text(rq, name, code, text, sizeof text, &found, NULL);
+    enum cs_status rc = cs_query_text(rq, name, code, text, sizeof text, NULL);
 
-    if (rc == CS_OK && !found)
+    if (rc == CS_OK && text[0] == '\0')
         return CS_OK;
-    if (rc == CS_OK && text[0] != '\0' && text[strspn(text, "0123456789")] == '\0') {
-        value = strtoll(text, NULL, 10); /* 19 digits at most: never beyond its range unnoticed */
+    if (rc == CS_OK && text[strspn(text, "0123456789")] == '\0') {
+        long long value =
+            strtoll(text, NULL, 10); /* of 19 digits at most, or the largest there is */
+
         if (value >= bounds[0] && value <= bounds[1]) {
             *inout_value = value;
             return CS_OK;

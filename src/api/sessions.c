@@ -31,8 +31,15 @@ static const char *reason_of(const struct cs_session *session)
     return NULL;
 }
 
-static void render_session(struct cs_jsonw *w, const char *key, const struct cs_session *session)
+static enum cs_status render_session(const struct cs_request *rq, struct cs_jsonw *w,
+                                     const char *key, const struct cs_session *session,
+                                     struct cs_err *err)
 {
+    enum cs_sync sync;
+    enum cs_status rc = cs_core_session_sync(rq->http->core, session, &sync, err);
+
+    if (rc != CS_OK)
+        return rc;
     cs_jsonw_object(w, key);
     cs_jsonw_string(w, "sessionId", session->sid);
     cs_jsonw_string(w, "conversationId", session->cid);
@@ -53,24 +60,29 @@ static void render_session(struct cs_jsonw *w, const char *key, const struct cs_
         cs_jsonw_time(w, "archivedAt", session->archived_at);
         cs_jsonw_string(w, "archiveReason", reason_of(session));
     }
+    cs_jsonw_string(w, "sync", cs_sync_name(sync));
     cs_jsonw_end_object(w);
+    return CS_OK;
 }
 
 enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
     struct cs_session session;
     struct cs_jsonw w;
-    enum cs_status rc = cs_core_session(rq->http->core, rq->param, &session, err);
+    enum cs_status rc;
 
+    cs_core_refresh(rq->http->core, rq->param, &rq->stale);
+    rc = cs_core_session(rq->http->core, rq->param, &session, err);
     if (rc != CS_OK)
         return rc;
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    render_session(&w, "session", &session);
+    rc = render_session(rq, &w, "session", &session, err);
+    cs_stale_render(&w, rq);
     cs_jsonw_end_object(&w);
     cs_session_fini(&session);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }
 
 /* ---- the list ---- */
@@ -83,13 +95,11 @@ static enum cs_status read_status(const struct cs_request *rq, struct cs_session
         int live, failed;
     } words[] = {{"active", 1, -1}, {"failed", 1, 1}, {"completed", -1, 0}, {"all", 0, 0}};
     char word[16];
-    bool found;
     size_t i;
-    enum cs_status rc =
-        cs_query_text(rq, "status", "invalid_status", word, sizeof word, &found, NULL);
+    enum cs_status rc = cs_query_text(rq, "status", "invalid_status", word, sizeof word, NULL);
 
     filter->live = 1;
-    if (rc == CS_OK && !found)
+    if (rc == CS_OK && word[0] == '\0')
         return CS_OK;
     for (i = 0; rc == CS_OK && i < sizeof words / sizeof *words; i++)
         if (strcmp(word, words[i].word) == 0) {
@@ -111,11 +121,9 @@ static void cursor_text(int64_t id, char out[CURSOR_MAX])
 static enum cs_status read_cursor(const struct cs_request *rq, int64_t *out_id, struct cs_err *err)
 {
     char text[CURSOR_MAX];
-    bool found;
-    enum cs_status rc =
-        cs_query_text(rq, "cursor", "invalid_cursor", text, sizeof text, &found, NULL);
+    enum cs_status rc = cs_query_text(rq, "cursor", "invalid_cursor", text, sizeof text, NULL);
 
-    if (rc == CS_OK && !found)
+    if (rc == CS_OK && text[0] == '\0')
         return CS_OK;
     if (rc == CS_OK && text[0] == 'a' && text[1] != '\0' && strlen(text) <= 16 &&
         text[1 + strspn(text + 1, "0123456789abcdef")] == '\0') {
@@ -132,11 +140,10 @@ static enum cs_status read_filter(const struct cs_request *rq, struct cs_session
 {
     static const int64_t limits[2] = {1, LIMIT_MAX};
     int64_t limit = LIMIT_DEFAULT;
-    bool found;
-    enum cs_status rc = cs_query_text(rq, "userId", "invalid_user", user, user_cap, &found, err);
+    enum cs_status rc = cs_query_text(rq, "userId", "invalid_user", user, user_cap, err);
 
     memset(filter, 0, sizeof *filter);
-    if (rc == CS_OK && found)
+    if (rc == CS_OK && user[0] != '\0')
         filter->user = user;
     if (rc == CS_OK)
         rc = read_status(rq, filter, err);
@@ -166,14 +173,14 @@ enum cs_status cs_api_sessions(struct cs_request *rq, struct cs_reply *reply, st
     cs_jsonw_bool(&w, "success", true);
     cs_jsonw_int(&w, "count", (int64_t)list.count);
     cs_jsonw_array(&w, "sessions");
-    for (i = 0; i < list.count; i++)
-        render_session(&w, NULL, &list.items[i]);
+    for (i = 0; i < list.count && rc == CS_OK; i++)
+        rc = render_session(rq, &w, NULL, &list.items[i], err);
     cs_jsonw_end_array(&w);
     cursor_text(list.next_before_id, cursor);
     cs_jsonw_string(&w, "nextCursor", list.next_before_id != 0 ? cursor : NULL);
     cs_jsonw_end_object(&w);
     cs_session_list_fini(&list);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }
 
 /* ---- changes ---- */
@@ -229,11 +236,11 @@ enum cs_status cs_api_restore(struct cs_request *rq, struct cs_reply *reply, str
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    render_session(&w, "session", &session);
+    rc = render_session(rq, &w, "session", &session, err);
     cs_jsonw_raw(&w, "evicted", evicted, strlen(evicted));
     cs_jsonw_time(&w, "timestamp", cs_clock_ms());
     cs_jsonw_end_object(&w);
     free(evicted);
     cs_session_fini(&session);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }

@@ -159,11 +159,13 @@ def test_bad_parameters_are_named(instant):
         f"/api/codex/history/{sid}?before=-1", f"/api/codex/history/{sid}?limit=1&limit=2",
         f"/api/codex/turn/{NOBODY}?waitMs=60001", "/api/codex/sessions?limit=501",
         "/api/codex/sessions?cursor=1", "/api/codex/sessions?cursor=a", "/api/codex/sessions?userId=%ff",
-        "/api/codex/sessions?userId=" + "u" * 129, "/api/codex/sessions?status=",
+        "/api/codex/sessions?userId=" + "u" * 129, "/api/codex/sessions?status=x",
     ]
     for path in bad:
         reply = instant.get(path)
         assert reply.status == 400 and reply["code"].startswith("invalid_"), (path, reply)
+    empty = instant.get("/api/codex/sessions?userId=&status=&limit=&cursor=")
+    assert empty.status == 200 and sid in empty.text  # as good as not given
 
 
 def test_pages_of_sessions_meet_without_gap_or_overlap(instant):
