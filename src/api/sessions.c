@@ -31,15 +31,8 @@ static const char *reason_of(const struct cs_session *session)
     return NULL;
 }
 
-static enum cs_status render_session(const struct cs_request *rq, struct cs_jsonw *w,
-                                     const char *key, const struct cs_session *session,
-                                     struct cs_err *err)
+static void render_session(struct cs_jsonw *w, const char *key, const struct cs_session *session)
 {
-    enum cs_sync sync;
-    enum cs_status rc = cs_core_session_sync(rq->http->core, session, &sync, err);
-
-    if (rc != CS_OK)
-        return rc;
     cs_jsonw_object(w, key);
     cs_jsonw_string(w, "sessionId", session->sid);
     cs_jsonw_string(w, "conversationId", session->cid);
@@ -60,29 +53,24 @@ static enum cs_status render_session(const struct cs_request *rq, struct cs_json
         cs_jsonw_time(w, "archivedAt", session->archived_at);
         cs_jsonw_string(w, "archiveReason", reason_of(session));
     }
-    cs_jsonw_string(w, "sync", cs_sync_name(sync));
     cs_jsonw_end_object(w);
-    return CS_OK;
 }
 
 enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
     struct cs_session session;
     struct cs_jsonw w;
-    enum cs_status rc;
+    enum cs_status rc = cs_core_session(rq->http->core, rq->param, &session, err);
 
-    cs_core_refresh(rq->http->core, rq->param, &rq->stale);
-    rc = cs_core_session(rq->http->core, rq->param, &session, err);
     if (rc != CS_OK)
         return rc;
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    rc = render_session(rq, &w, "session", &session, err);
-    cs_stale_render(&w, rq);
+    render_session(&w, "session", &session);
     cs_jsonw_end_object(&w);
     cs_session_fini(&session);
-    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
+    return cs_buf_check(&reply->out, err);
 }
 
 /* ---- the list ---- */
@@ -173,14 +161,14 @@ enum cs_status cs_api_sessions(struct cs_request *rq, struct cs_reply *reply, st
     cs_jsonw_bool(&w, "success", true);
     cs_jsonw_int(&w, "count", (int64_t)list.count);
     cs_jsonw_array(&w, "sessions");
-    for (i = 0; i < list.count && rc == CS_OK; i++)
-        rc = render_session(rq, &w, NULL, &list.items[i], err);
+    for (i = 0; i < list.count; i++)
+        render_session(&w, NULL, &list.items[i]);
     cs_jsonw_end_array(&w);
     cursor_text(list.next_before_id, cursor);
     cs_jsonw_string(&w, "nextCursor", list.next_before_id != 0 ? cursor : NULL);
     cs_jsonw_end_object(&w);
     cs_session_list_fini(&list);
-    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
+    return cs_buf_check(&reply->out, err);
 }
 
 /* ---- changes ---- */
@@ -236,11 +224,11 @@ enum cs_status cs_api_restore(struct cs_request *rq, struct cs_reply *reply, str
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    rc = render_session(rq, &w, "session", &session, err);
+    render_session(&w, "session", &session);
     cs_jsonw_raw(&w, "evicted", evicted, strlen(evicted));
     cs_jsonw_time(&w, "timestamp", cs_clock_ms());
     cs_jsonw_end_object(&w);
     free(evicted);
     cs_session_fini(&session);
-    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
+    return cs_buf_check(&reply->out, err);
 }
