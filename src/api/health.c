@@ -49,11 +49,14 @@ enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, stru
     struct cs_engine_info info;
     struct cs_figures figures;
     struct cs_store_size size;
+    struct cs_sync_status sync;
     struct cs_jsonw w;
     enum cs_status rc = cs_core_figures(http->core, &figures, err);
 
     if (rc == CS_OK)
         rc = cs_store_size(cs_core_store(http->core), &size, err);
+    if (rc == CS_OK)
+        rc = cs_core_sync_status(http->core, &sync, err);
     if (rc != CS_OK)
         return rc;
     cs_engine_info(cs_core_engine(http->core), &info);
@@ -68,7 +71,9 @@ enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, stru
     render_engine(&w, &info, &figures);
     render_store(&w, &size);
     render_work(&w, &figures);
-    cs_jsonw_string(&w, "redis", "off");
+    cs_jsonw_string(&w, "redis", cs_mirror_state_name(sync.mirror.state));
+    cs_sync_render(&w, &sync);
+    cs_sync_status_fini(&sync);
     cs_jsonw_bool(&w, "demo", rq->config->demo);
     cs_jsonw_bool(&w, "modelFallback", figures.model_fallback);
     if (http->notice != NULL)

@@ -5,7 +5,8 @@
 #define BEFORE_MAX 9007199254740991 /* what every JSON reader can hold */
 #define LIMIT_MAX  100000
 
-static void render(struct cs_reply *reply, const char *identifier, const struct cs_history *history)
+static void render(const struct cs_request *rq, struct cs_reply *reply,
+                   const struct cs_history *history)
 {
     struct cs_jsonw w;
 
@@ -13,10 +14,11 @@ static void render(struct cs_reply *reply, const char *identifier, const struct 
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    cs_jsonw_string(&w, "identifier", identifier);
+    cs_jsonw_string(&w, "identifier", rq->param);
     cs_jsonw_int(&w, "messageCount", history->total);
     if (history->before != 0)
         cs_jsonw_int(&w, "nextBefore", history->before);
+    cs_stale_render(&w, rq);
     cs_buf_adds(&reply->out, ",\"messages\":[");
     cs_buf_add(&reply->out, history->messages, history->len);
     cs_buf_adds(&reply->out, "]}");
@@ -35,7 +37,7 @@ enum cs_status cs_api_history(struct cs_request *rq, struct cs_reply *reply, str
         rc = cs_core_history(rq->http->core, rq->param, (unsigned)limit, before, &history, err);
     if (rc != CS_OK)
         return rc;
-    render(reply, rq->param, history);
+    render(rq, reply, history);
     cs_history_release(history);
     return cs_buf_check(&reply->out, err);
 }

@@ -110,6 +110,7 @@ struct cs_request {
     struct cs_json *body; /* an object; NULL without a body */
     int status;           /* of an error that has no enum cs_status, else 0 */
     int retry_after;      /* seconds; 0: the status's usual */
+    bool stale;           /* its turn began without asking Redis for news */
     char allow[64];       /* of a 405 */
     char code[48];        /* of a stored error; "": the struct cs_err's */
     char tid[CS_UUID_MAX], sid[CS_UUID_MAX],
@@ -226,6 +227,12 @@ enum cs_status cs_route_missing(struct cs_request *rq, struct cs_err *err);
 
 /* ---- the resources ---- */
 
+/** Append member "sync": how this host stands against Redis. */
+void cs_sync_render(struct cs_jsonw *w, const struct cs_sync_status *status);
+/** Append member "metadata", which says so, if Redis cannot be asked whether others know more; else
+ * nothing. */
+void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq);
+
 enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_continue(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
@@ -239,6 +246,8 @@ enum cs_status cs_api_cleanup(struct cs_request *rq, struct cs_reply *reply, str
 enum cs_status cs_api_stats(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_healthz(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_sync(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_sync_now(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_openapi(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 
 #endif

@@ -15,6 +15,8 @@ const struct cs_route cs_routes[] = {
     {"POST", "/api/codex/session/:id/cancel", cs_api_cancel, CS_ROUTE_MUTATION},
     {"POST", "/api/codex/session/:id/restore", cs_api_restore, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/sessions", cs_api_sessions, 0},
+    {"GET", "/api/codex/sync", cs_api_sync, 0},
+    {"POST", "/api/codex/sync", cs_api_sync_now, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/stats", cs_api_stats, 0},
     {"POST", "/api/codex/cleanup", cs_api_cleanup, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/openapi.json", cs_api_openapi, 0},

@@ -31,8 +31,15 @@ static const char *reason_of(const struct cs_session *session)
     return NULL;
 }
 
-static void render_session(struct cs_jsonw *w, const char *key, const struct cs_session *session)
+static enum cs_status render_session(const struct cs_request *rq, struct cs_jsonw *w,
+                                     const char *key, const struct cs_session *session,
+                                     struct cs_err *err)
 {
+    enum cs_sync sync;
+    enum cs_status rc = cs_core_session_sync(rq->http->core, session, &sync, err);
+
+    if (rc != CS_OK)
+        return rc;
     cs_jsonw_object(w, key);
     cs_jsonw_string(w, "sessionId", session->sid);
     cs_jsonw_string(w, "conversationId", session->cid);
@@ -53,7 +60,9 @@ static void render_session(struct cs_jsonw *w, const char *key, const struct cs_
         cs_jsonw_time(w, "archivedAt", session->archived_at);
         cs_jsonw_string(w, "archiveReason", reason_of(session));
     }
+    cs_jsonw_string(w, "sync", cs_sync_name(sync));
     cs_jsonw_end_object(w);
+    return CS_OK;
 }
 
 enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
@@ -67,10 +76,11 @@ enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, str
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    render_session(&w, "session", &session);
+    rc = render_session(rq, &w, "session", &session, err);
+    cs_stale_render(&w, rq);
     cs_jsonw_end_object(&w);
     cs_session_fini(&session);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }
 
 /* ---- the list ---- */
@@ -161,14 +171,14 @@ enum cs_status cs_api_sessions(struct cs_request *rq, struct cs_reply *reply, st
     cs_jsonw_bool(&w, "success", true);
     cs_jsonw_int(&w, "count", (int64_t)list.count);
     cs_jsonw_array(&w, "sessions");
-    for (i = 0; i < list.count; i++)
-        render_session(&w, NULL, &list.items[i]);
+    for (i = 0; i < list.count && rc == CS_OK; i++)
+        rc = render_session(rq, &w, NULL, &list.items[i], err);
     cs_jsonw_end_array(&w);
     cursor_text(list.next_before_id, cursor);
     cs_jsonw_string(&w, "nextCursor", list.next_before_id != 0 ? cursor : NULL);
     cs_jsonw_end_object(&w);
     cs_session_list_fini(&list);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }
 
 /* ---- changes ---- */
@@ -224,11 +234,11 @@ enum cs_status cs_api_restore(struct cs_request *rq, struct cs_reply *reply, str
     cs_reply_begin(reply, &w);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
-    render_session(&w, "session", &session);
+    rc = render_session(rq, &w, "session", &session, err);
     cs_jsonw_raw(&w, "evicted", evicted, strlen(evicted));
     cs_jsonw_time(&w, "timestamp", cs_clock_ms());
     cs_jsonw_end_object(&w);
     free(evicted);
     cs_session_fini(&session);
-    return cs_buf_check(&reply->out, err);
+    return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;
 }

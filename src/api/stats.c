@@ -21,9 +21,12 @@ static void render_turns(struct cs_jsonw *w, const struct cs_turn_figures *turns
 enum cs_status cs_api_stats(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
     struct cs_figures figures;
+    struct cs_sync_status sync;
     struct cs_jsonw w;
     enum cs_status rc = cs_core_figures(rq->http->core, &figures, err);
 
+    if (rc == CS_OK)
+        rc = cs_core_sync_status(rq->http->core, &sync, err);
     if (rc != CS_OK)
         return rc;
     cs_reply_begin(reply, &w);
@@ -35,6 +38,9 @@ enum cs_status cs_api_stats(struct cs_request *rq, struct cs_reply *reply, struc
     cs_jsonw_time(&w, "oldestSession", figures.sessions.oldest_live_at);
     cs_jsonw_int(&w, "archivedSessions", figures.sessions.archived);
     render_turns(&w, &figures.turns);
+    cs_jsonw_string(&w, "redis", cs_mirror_state_name(sync.mirror.state));
+    cs_sync_render(&w, &sync);
+    cs_sync_status_fini(&sync);
     cs_jsonw_time(&w, "timestamp", cs_clock_ms());
     cs_jsonw_int(&w, "uptime", figures.uptime_ms / 1000);
     cs_jsonw_object(&w, "memoryUsage");

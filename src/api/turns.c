@@ -47,7 +47,7 @@ static void render_tokens(struct cs_jsonw *w, const char *key, int64_t tokens)
         cs_jsonw_null(w, key);
 }
 
-static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row)
+static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row, bool stale)
 {
     const char *evicted = row->evicted != NULL && row->evicted[0] != '\0' ? row->evicted : "[]";
 
@@ -68,6 +68,8 @@ static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row)
         cs_jsonw_bool(w, "continued", true);
     if (row->model_fallback)
         cs_jsonw_bool(w, "modelFallback", true);
+    if (stale)
+        cs_jsonw_bool(w, "stale", true);
     cs_jsonw_end_object(w);
 }
 
@@ -77,14 +79,15 @@ static void render_ids(struct cs_jsonw *w, const struct cs_turn_view *view)
     cs_jsonw_string(w, "conversationId", view->cid);
 }
 
-static void render_answer(struct cs_jsonw *w, const struct cs_turn_view *view)
+static void render_answer(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale)
 {
     cs_jsonw_stringn(w, "response", view->response != NULL ? view->response : "",
                      view->response_len);
-    render_metadata(w, &view->row);
+    render_metadata(w, &view->row, stale);
 }
 
-static void render_completed(struct cs_reply *reply, const struct cs_turn_view *view)
+static void render_completed(const struct cs_request *rq, struct cs_reply *reply,
+                             const struct cs_turn_view *view)
 {
     struct cs_jsonw w;
 
@@ -92,7 +95,7 @@ static void render_completed(struct cs_reply *reply, const struct cs_turn_view *
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
     render_ids(&w, view);
-    render_answer(&w, view);
+    render_answer(&w, view, rq->stale);
     cs_jsonw_end_object(&w);
 }
 
@@ -123,7 +126,7 @@ static enum cs_status render_outcome(struct cs_request *rq, struct cs_reply *rep
         render_accepted(reply, view);
         break;
     case CS_TURN_COMPLETED:
-        render_completed(reply, view);
+        render_completed(rq, reply, view);
         break;
     case CS_TURN_FAILED:
     case CS_TURN_INTERRUPTED:
@@ -177,6 +180,7 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
         return rc;
     memcpy(rq->tid, tid, sizeof rq->tid);
     if (turn != NULL) {
+        rq->stale = cs_turn_stale(turn);
         rc = go(rq, turn, async, err);
         if (rc != CS_OK)
             return rc;
@@ -247,7 +251,7 @@ static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
     if (row->status != CS_TURN_RUNNING)
         cs_jsonw_time(&w, "endedAt", row->ended_at);
     if (row->status == CS_TURN_COMPLETED) {
-        render_answer(&w, view);
+        render_answer(&w, view, false);
     } else if (row->status != CS_TURN_RUNNING) {
         cs_jsonw_string(&w, "error", row->error);
         cs_jsonw_string(&w, "code", row->error_code);

@@ -76,6 +76,9 @@ def test_every_answer_is_as_documented(instant, document):
     call("GET", one.format(id=NOBODY), 404, name=one)
     call("GET", "/api/codex/sessions?limit=1", 200, name="/api/codex/sessions")
     call("GET", "/api/codex/sessions?status=asleep", 400, name="/api/codex/sessions")
+    call("GET", "/api/codex/sync", 200)
+    assert call("POST", "/api/codex/sync", 409, {"waitMs": 10})["code"] == "redis_off"
+    assert call("POST", "/api/codex/sync", 400, {"waitMs": 60_001})["code"] == "invalid_wait"
     call("GET", "/api/codex/stats", 200)
     call("POST", "/api/codex/cleanup", 200)
     call("GET", "/api/codex/openapi.json", 200)
