@@ -3,6 +3,7 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/json.h"
+#include "cs/store/replica.h"
 #include "priv.h"
 
 int64_t cs_limits_of(const struct cs_config *config, bool own)
@@ -11,7 +12,7 @@ int64_t cs_limits_of(const struct cs_config *config, bool own)
 }
 
 enum cs_status cs_limits_enforce(struct cs_db *db, const struct cs_session *keep, int64_t limit,
-                                 struct cs_buf *evicted, struct cs_err *err)
+                                 bool shared, struct cs_buf *evicted, struct cs_err *err)
 {
     struct cs_jsonw w;
     struct cs_session victim;
@@ -33,6 +34,8 @@ enum cs_status cs_limits_enforce(struct cs_db *db, const struct cs_session *keep
         if (rc != CS_OK)
             return cs_err_set(err, rc, none.code, "%s", none.msg);
         rc = cs_session_archive(db, victim.id, CS_ARCHIVE_EVICTED, cs_clock_ms(), err);
+        if (rc == CS_OK && shared)
+            rc = cs_replica_flag(db, victim.sid, CS_REPLICA_DIRTY, err);
         if (rc == CS_OK)
             cs_jsonw_string(&w, NULL, victim.sid);
         cs_session_fini(&victim);

@@ -156,8 +156,10 @@ CS_MUST_USE enum cs_status cs_turn_replay(struct cs_core *core,
 int64_t cs_limits_of(const struct cs_config *config, bool own);
 /** Writer thread: archive the least recently used sessions of @user until @limit holds, never
  * @keep; appends their ids to the JSON array @evicted (opened and closed here). */
+/** @shared: Redis may have its own mind about who is least recent: the evicted ones are compared.
+ */
 CS_MUST_USE enum cs_status cs_limits_enforce(struct cs_db *db, const struct cs_session *keep,
-                                             int64_t limit, struct cs_buf *evicted,
+                                             int64_t limit, bool shared, struct cs_buf *evicted,
                                              struct cs_err *err);
 
 /* expiry.c */

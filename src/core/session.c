@@ -180,7 +180,7 @@ static enum cs_status apply_restore(struct cs_db *db, void *arg, struct cs_err *
     if (rc == CS_OK)
         rc = cs_limits_enforce(db, &change->session,
                                cs_limits_of(cs_core_config(change->core), change->session.own),
-                               &change->evicted, err);
+                               change->core->mirror != NULL, &change->evicted, err);
     return rc;
 }
 

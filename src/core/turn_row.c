@@ -102,7 +102,7 @@ static enum cs_status insert_session(struct cs_db *db, struct begin *begin, stru
 
     if (rc == CS_OK)
         rc = cs_limits_enforce(db, &turn->session, cs_limits_of(begin->config, turn->session.own),
-                               &begin->evicted, err);
+                               turn->core->mirror != NULL, &begin->evicted, err);
     context.session = turn->session.id;
     if (rc == CS_OK && turn->context != NULL)
         rc = cs_message_append(db, &context, NULL, err);

@@ -206,15 +206,14 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
     pull->sid = sid;
     pull->stamp = cs_entry_stamp(id);
     pull->bad = false;
-    if (ours &&
-        (strcmp(kind, "add") == 0 || strcmp(kind, "put") == 0)) /* after an eviction, maybe */
+    if (strcmp(kind, "put") == 0) /* ours too: earlier entries may have brought what it lacked */
+        return hear_put(pull, fields, err);
+    if (ours && strcmp(kind, "add") == 0) /* it may have been put out before */
         return add(pull, CS_CHANGE_LIVE, cs_local_ms(pull->mirror, pull->stamp), NULL, err);
     if (ours)
         return CS_OK;
     if (strcmp(kind, "add") == 0)
         return hear_add(pull, fields, err);
-    if (strcmp(kind, "put") == 0)
-        return hear_put(pull, fields, err);
     if (strcmp(kind, "del") == 0)
         return hear_del(pull, fields, err);
     if (strcmp(kind, "evict") == 0)

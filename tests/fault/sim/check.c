@@ -393,11 +393,37 @@ void check_step(void)
     check_somewhere();
 }
 
+/* For who looks into a failure. */
+static void show(const char *sid)
+{
+    for (int h = 0; h < sim.host_count && sim.talk; h++) {
+        struct cs_db *db = NULL;
+        struct cs_replica_mark mark = {0};
+        struct cs_vector vv;
+        struct cs_buf text;
+
+        cs_buf_init(&text, 65536);
+        (void)host_vector(&sim.hosts[h], sid, &vv);
+        cs_vector_write(&vv, &text);
+        cs_vector_fini(&vv);
+        if (cs_store_read(sim.hosts[h].store, &db, NULL) == CS_OK &&
+            cs_replica_mark(db, sid, &mark, NULL) == CS_OK) {
+            cs_buf_addf(&text, " dirty %d unsent %d generation %d aside %s tomb ", mark.dirty,
+                        mark.unsent, (int)mark.generation, mark.aside != NULL ? mark.aside : "-");
+            cs_vector_write(&mark.tomb, &text);
+            cs_replica_mark_fini(&mark);
+        }
+        cs_store_done(sim.hosts[h].store, db);
+        printf("      host %d has %s of %s\n", h, text.data, sid);
+        cs_buf_fini(&text);
+    }
+}
+
 /* 2, 3: a session that Redis shows is the same on all hosts. */
 static void check_same(const char *sid, const char *what)
 {
     char *first = NULL;
-    bool live;
+    bool live, was_broken = sim.broken;
 
     for (int h = 0; h < sim.host_count; h++) {
         char *text = dump(&sim.hosts[h], sid, &live);
@@ -414,6 +440,8 @@ static void check_same(const char *sid, const char *what)
             free(text);
     }
     free(first);
+    if (sim.broken && !was_broken)
+        show(sid);
 }
 
 /* 11: the network is well again; no comparison of everything helps. */

@@ -509,7 +509,7 @@ static enum cs_status find_or_make(struct cs_db *db, struct appending *a,
     rc = cs_session_insert(db, session, err);
     cs_buf_init(&evicted, 65536);
     if (rc == CS_OK)
-        rc = cs_limits_enforce(db, session, LIMIT, &evicted, err);
+        rc = cs_limits_enforce(db, session, LIMIT, true, &evicted, err);
     cs_buf_fini(&evicted);
     return rc;
 }
@@ -686,6 +686,7 @@ static void do_zombie(struct host *host)
     sim_execute(&host->zombies[i]);
     request_free(&host->zombies[i]);
     host->zombies[i] = host->zombies[--host->zombie_count];
+    host->zombies[host->zombie_count] = (struct request){NULL, 0};
 }
 
 static void heal(void)
