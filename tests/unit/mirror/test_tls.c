@@ -44,10 +44,11 @@ static struct cs_redis *tls_client(struct cs_redis_endpoint *endpoint, const cha
 
 struct tls_server {
     struct cert *cert;
-    int max_version; /* 0: any */
-    char name[100];  /* that the client asked for */
-    size_t got;      /* bytes inside TLS */
-    size_t value;    /* bytes of the answer to anything but AUTH */
+    int max_version;   /* 0: any */
+    char name[100];    /* that the client asked for */
+    size_t got;        /* bytes inside TLS */
+    _Atomic int pause; /* reads nothing after AUTH while it is set */
+    size_t value;      /* bytes of the answer to anything but AUTH */
 };
 
 /* Keep what arrives inside TLS in `got`; answer AUTH and other commands like a server. */
@@ -60,6 +61,8 @@ static void talk(struct fake *fake, SSL *ssl)
         memcpy(fake->got + fake->len, buf, len);
         fake->len += len;
         server->got += (size_t)n;
+        while (server->pause)
+            nap(10);
         if (server->value == 0 || (n > 14 && memcmp(buf + 8, "AUTH", 4) == 0)) {
             (void)SSL_write(ssl, "+OK\r\n", 5);
             continue;
@@ -335,6 +338,40 @@ static void large_requests_and_replies_pass(void **state)
     cert_free(&cert);
 }
 
+static void an_interrupted_request_is_sent_once(void **state)
+{
+    (void)state;
+    struct cert cert = cert_make(&authority, "IP:127.0.0.1", 86400);
+    struct tls_server server = {.cert = &cert, .pause = 1};
+    struct fake *fake = fake_start(serve_tls, &server);
+    struct cs_redis *redis = tls_client(&fake->endpoint, ca_file);
+    struct cs_redis_counts counts;
+    assert_int_equal(cs_redis_connect(redis, soon(), NULL), CS_OK);
+    size_t size = 9000000, interrupted = 0;
+    char *big = malloc(size);
+    assert_non_null(big);
+    memset(big, 'x', size);
+    const char *set[] = {"SET", "k", big};
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(cs_redis_append(redis, 3, set, (const size_t[]){3, 1, size}, NULL), CS_OK);
+    for (;;) {
+        cs_redis_interrupt(redis);
+        enum cs_status rc = cs_redis_flush(redis, soon(), NULL);
+        if (rc == CS_OK)
+            break;
+        assert_int_equal(rc, CS_CANCELLED);
+        server.pause = ++interrupted < 3;
+    }
+    cs_redis_counts(redis, &counts);
+    cs_redis_close(redis);
+    cs_redis_free(redis);
+    fake_stop(fake);
+    free(big);
+    assert_true(interrupted > 0);
+    assert_in_range(server.got, size, counts.bytes_sent);
+    cert_free(&cert);
+}
+
 static void redis_itself_is_spoken_to_over_tls(void **state)
 {
     (void)state;
@@ -406,6 +443,7 @@ int main(void)
         cmocka_unit_test(a_silent_server_costs_the_deadline),
         cmocka_unit_test(a_missing_file_of_authorities_is_named_a_matter_of_settings),
         cmocka_unit_test(large_requests_and_replies_pass),
+        cmocka_unit_test(an_interrupted_request_is_sent_once),
         cmocka_unit_test(redis_itself_is_spoken_to_over_tls),
     };
     return cmocka_run_group_tests(tests, start, stop);
