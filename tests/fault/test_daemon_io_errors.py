@@ -17,9 +17,17 @@ class TracedDaemon(Daemon):
                 "-e", f"inject={self.inject}", *super().command()]
 
 
+@pytest.fixture
+def daemon(ram, instant_codex):
+    made = TracedDaemon(ram / "one", codex=instant_codex, args=["--http-threads", "32"])
+    yield made
+    if made.process:  # the test failed
+        print(made.log_tail())
+        made.kill9()
+
+
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
-def test_io_errors_lose_nothing_that_was_acknowledged(ram, instant_codex, long, call):
-    daemon = TracedDaemon(ram / "one", codex=instant_codex, args=["--http-threads", "32"])
+def test_io_errors_lose_nothing_that_was_acknowledged(daemon, long, call):
     daemon.start().stop()  # the database is there: what fails is what comes later
     acked, refused = {}, 0
     for step in (3, 5, 11, 17, 23, 40) if long else (5, 17):
