@@ -7,20 +7,20 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "cs/base/clock.h"
 #include "cs/base/file.h"
 #include "cs/base/json.h"
 #include "cs/engine/engine.h"
+#include "ask.h"
 #include "datadir.h"
+#include "redis.h"
 #include "verbs.h"
 
 #define DISK_LOW_BYTES (INT64_C(256) << 20)
 #define CLOCK_FLOOR_MS INT64_C(1735689600000) /* 2025-01-01: no clock in order shows less */
-#define HEALTH_MAX     65536
-#define HEALTH_WAIT_S  5
+#define HEALTH_WAIT_MS 5000
 
 struct report {
     const struct cs_config *config;
@@ -188,71 +188,76 @@ static void check_clock(struct report *report)
         ok("clock", now);
 }
 
-static bool has_prefix(const char *text, const char *prefix)
-{
-    return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
 static void check_redis(struct report *report)
 {
-    const char *url = report->config->redis_url;
+    const struct cs_config *config = report->config;
+    struct cs_redis_endpoint endpoint = {0};
+    struct cs_err err = {0};
+    const char *hint = "";
+    struct cs_buf shown;
+    char line[1200];
 
-    if (url == NULL)
+    if (cs_redis_settings(config, &endpoint, &err) != CS_OK) {
+        fail(report, "redis", err.msg);
+        return;
+    }
+    if (config->redis_url == NULL) {
         ok("redis", "off: sessions stay on this host");
-    else if (has_prefix(url, "https://") && report->config->redis_token == NULL)
-        fail(report, "redis", "Upstash Redis URL and TOKEN are required: set UPSTASH_REDIS_TOKEN");
-    else if (has_prefix(url, "https://") || has_prefix(url, "rediss://") ||
-             has_prefix(url, "redis://") || has_prefix(url, "unix://"))
-        warn("redis", "set, but this version does not mirror yet");
-    else
-        fail(report, "redis", "the URL must begin with rediss://, redis://, unix:// or https://");
+        return;
+    }
+    cs_buf_init(&shown, sizeof line / 2);
+    cs_redis_endpoint_show(&endpoint, &shown);
+    if (cs_redis_probe(config, &endpoint, &hint, &err) == CS_OK) {
+        ok("redis", shown.len > 0 ? shown.data : "it answers");
+    } else {
+        snprintf(line, sizeof line, "%s: %s", err.msg, hint);
+        fail(report, "redis", line);
+    }
+    cs_buf_fini(&shown);
+    cs_redis_endpoint_fini(&endpoint);
+    if (cs_user_is_common(config->user)) {
+        snprintf(
+            line, sizeof line,
+            "\"%s\" is many people's name: who shares this Redis under it shares the sessions; "
+            "set one with --user, the same on all hosts of yours",
+            config->user);
+        warn("user", line);
+    }
 }
 
-/* GET /health of the daemon on loopback, the body parsed; NULL if it did not answer. */
-static struct cs_json *fetch_health(int port)
+/* How the daemon itself stands against Redis. */
+static void report_sync(struct report *report, const struct cs_json *sync)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct timeval wait = {.tv_sec = HEALTH_WAIT_S};
-    struct cs_json *health = NULL;
-    struct cs_buf answer;
-    const char *body;
-    char *room, request[128];
-    ssize_t n = 0;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), len;
+    const char *state = cs_json_get_string(sync, "state");
+    const char *error = cs_json_get_string(sync, "error");
+    size_t aside = cs_json_size(cs_json_get(sync, "quarantined"));
+    char line[800];
 
-    if (fd < 0)
-        return NULL;
-    cs_buf_init(&answer, HEALTH_MAX);
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
-    len = snprintf(request, sizeof request,
-                   "GET /health HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n", port);
-    if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0 &&
-        send(fd, request, (size_t)len, 0) == len)
-        while ((room = cs_buf_reserve(&answer, 4096)) != NULL && (n = recv(fd, room, 4096, 0)) > 0)
-            answer.len += (size_t)n;
-    close(fd);
-    cs_buf_addc(&answer, '\0'); /* the tail of a reservation is not terminated */
-    body = answer.status == CS_OK ? strstr(answer.data, "\r\n\r\n") : NULL;
-    if (body != NULL &&
-        cs_json_parse(body + 4, strlen(body + 4), HEALTH_MAX, &health, NULL) != CS_OK)
-        health = NULL;
-    cs_buf_fini(&answer);
-    return health;
+    if (state == NULL || strcmp(state, "off") == 0)
+        return;
+    snprintf(line, sizeof line, "%s, %lld messages pending%s%s", state,
+             (long long)cs_json_int(cs_json_get(sync, "pendingMessages"), 0),
+             error != NULL ? ": " : "", error != NULL ? error : "");
+    if (strcmp(state, "online") == 0)
+        ok("sync", line);
+    else
+        fail(report, "sync", line);
+    if (aside > 0)
+        warn("sync", "some sessions are set aside: `codex-sessiond sync` names them");
 }
 
 static void check_daemon(struct report *report)
 {
-    struct cs_json *health;
+    struct cs_ask ask = {
+        .port = report->owner.port, .method = "GET", .path = "/health", .wait_ms = HEALTH_WAIT_MS};
+    struct cs_json *health = NULL;
     const char *notice;
 
     if (report->owner.pid == 0) {
         warn("daemon", "not running");
         return;
     }
-    health = fetch_health(report->owner.port);
-    if (health == NULL) {
+    if (cs_ask(&ask, &health, NULL) != CS_OK) {
         fail(report, "daemon", "it runs but does not answer: restart it");
         return;
     }
@@ -263,6 +268,7 @@ static void check_daemon(struct report *report)
     if (cs_json_bool(cs_json_get(health, "modelFallback"), false))
         warn("model",
              "Codex refused the default model and ran its own; set `model` to one it knows");
+    report_sync(report, cs_json_get(health, "sync"));
     cs_json_free(health);
 }
 

@@ -23,6 +23,8 @@ static const struct verb {
      "check Codex, credentials, folders, port, clock and Redis; exit 1 names the mend"},
     {"token", cs_verb_token, true, false, "token [SETTINGS]",
      "print the bearer token for clients of other users or hosts"},
+    {"sync", cs_verb_sync, true, false, "sync [SETTINGS]",
+     "let the running daemon exchange everything with Redis now, and say how it stands"},
     {"backup", cs_verb_backup, true, true, "backup FILE [SETTINGS]",
      "write a consistent copy of the database, also while a daemon serves it"},
     {"version", verb_version, false, false, "version", "print the version"},
@@ -110,8 +112,9 @@ int main(int argc, char **argv)
     if (verb == NULL) {
         if (argc > 1)
             fprintf(stderr, "codex-sessiond: no such command: %s\n", argv[1]);
-        fprintf(stderr,
-                "usage: codex-sessiond serve | doctor | token | backup FILE | version | help\n");
+        fprintf(
+            stderr,
+            "usage: codex-sessiond serve | doctor | token | sync | backup FILE | version | help\n");
         return 2;
     }
     return run_verb(verb, argc - 2, argv + 2);

@@ -15,6 +15,7 @@
 #include "cs/base/log.h"
 #include "cs/core/core.h"
 #include "datadir.h"
+#include "redis.h"
 #include "verbs.h"
 
 #define DRAIN_MS   5000 /* for running turns: Codex gets 3 s to obey a cancel */
@@ -46,15 +47,33 @@ static void harden(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-static enum cs_status redact(const struct cs_config *config, struct cs_err *err)
+static enum cs_status redact(const struct cs_config *config, const char *password,
+                             struct cs_err *err)
 {
-    const char *const secrets[] = {config->openai_api_key, config->redis_token, config->redis_url};
+    const char *const secrets[] = {config->openai_api_key, config->redis_token, config->redis_url,
+                                   password};
     enum cs_status rc = CS_OK;
     size_t i;
 
     for (i = 0; i < sizeof secrets / sizeof secrets[0] && rc == CS_OK; i++)
         if (secrets[i] != NULL)
             rc = cs_log_redact(secrets[i], err);
+    return rc;
+}
+
+/* Refuse settings that cannot work, before anything is made. */
+static enum cs_status check_settings(const struct cs_config *config, struct cs_err *err)
+{
+    struct cs_redis_endpoint redis;
+    enum cs_status rc = cs_redis_settings(config, &redis, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = redact(config, redis.password, err);
+    cs_redis_endpoint_fini(&redis);
+    if (config->redis_url != NULL && cs_user_is_common(config->user))
+        cs_log(CS_LOG_WARN, "common_user", "user", config->user, "mend",
+               "people who share this Redis under one name share their sessions: set --user", NULL);
     return rc;
 }
 
@@ -124,7 +143,7 @@ static enum cs_status open_http(struct daemon *daemon, struct cs_err *err)
 static enum cs_status start(struct daemon *daemon, struct cs_err *err)
 {
     struct cs_core_parts parts;
-    enum cs_status rc = redact(daemon->config, err);
+    enum cs_status rc = check_settings(daemon->config, err);
 
     if (rc == CS_OK)
         rc = cs_datadir_lock(daemon->config->data_dir, &daemon->lock, err);
