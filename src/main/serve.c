@@ -1,5 +1,6 @@
 /* main: the verb `serve`: wires the modules, waits for signals, takes them down again. */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +19,10 @@
 #include "redis.h"
 #include "verbs.h"
 
-#define DRAIN_MS   5000 /* for running turns: Codex gets 3 s to obey a cancel */
-#define ENGINE_MS  2000 /* for Codex's processes after that */
-#define WATCHDOG_S 9    /* then leave at once: what was acknowledged is durable */
+#define DRAIN_MS      5000 /* for running turns: Codex gets 3 s to obey a cancel */
+#define ENGINE_MS     2000 /* for Codex's processes after that */
+#define MALLOC_ARENAS 4
+#define WATCHDOG_S    9 /* then leave at once: what was acknowledged is durable */
 
 struct daemon {
     const struct cs_config *config;
@@ -45,6 +47,9 @@ static void harden(void)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     signal(SIGPIPE, SIG_IGN);
+    /* Thousands of threads that allocate little: an arena for each of a few at a time is enough,
+     * and each costs memory. */
+    mallopt(M_ARENA_MAX, MALLOC_ARENAS);
 }
 
 static enum cs_status redact(const struct cs_config *config, const char *password,
