@@ -61,7 +61,7 @@ static void talk(struct fake *fake, SSL *ssl)
         memcpy(fake->got + fake->len, buf, len);
         fake->len += len;
         server->got += (size_t)n;
-        while (server->pause)
+        while (server->pause && server->got > (size_t)n)
             nap(10);
         if (server->value == 0 || (n > 14 && memcmp(buf + 8, "AUTH", 4) == 0)) {
             (void)SSL_write(ssl, "+OK\r\n", 5);
