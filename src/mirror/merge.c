@@ -146,7 +146,7 @@ static enum cs_status change(struct compare *c, enum cs_mirror_change_kind kind,
 
 static enum outcome aside(struct compare *c, const char *why)
 {
-    (void)snprintf(c->why, sizeof c->why, "%s", why);
+    (void)snprintf(c->why, sizeof c->why, "%.*s", (int)sizeof c->why - 1, why); /* cut to fit */
     return ASIDE;
 }
 
