@@ -31,6 +31,7 @@ enum outcome { DONE, AGAIN, ASIDE };
 struct compare {
     struct cs_mirror *mirror;
     const char *sid;
+    const char *user; /* whose it is, where that is not known here; or NULL */
     struct cs_mirror_local local;
     struct remote remote;
     bool index;    /* put it, so that the user's set names it */
@@ -646,6 +647,9 @@ static enum cs_status delete_there(struct compare *c, enum outcome *out, struct 
     enum cs_status rc;
     int tries;
 
+    *out = DONE;
+    if (session.user[0] == '\0') /* nobody's that we know: who deleted it will say so */
+        return CS_OK;
     cs_buf_init(&vv, 1 << 20);
     cs_vector_write(&c->local.tomb, &vv);
     rc = cs_buf_check(&vv, &why);
@@ -726,19 +730,30 @@ static enum cs_status compare_ours(struct compare *c, enum outcome *out, struct 
     return rc;
 }
 
-static enum cs_status try_once(struct compare *c, enum outcome *out, struct cs_err *err)
+/* How the session stands here; of one that is unknown at least whose it is. */
+static enum cs_status load(struct compare *c, struct cs_err *err)
 {
     const struct cs_mirror_port *port = &c->mirror->options.port;
-    bool exists = c->remote.tail.kind != CS_TAIL_MISS, gone;
-    enum cs_status rc = CS_OK;
+    enum cs_status rc;
 
     cs_mirror_local_fini(&c->local);
     rc = port->load(port->arg, c->sid, &c->local, NULL, NULL, err);
+    if (rc != CS_OK || c->local.known || c->user == NULL || c->local.meta.user[0] != '\0')
+        return rc;
+    free(c->local.meta.user);
+    c->local.meta.user = strdup(c->user);
+    return c->local.meta.user != NULL ? CS_OK : cs_err_nomem(err);
+}
+
+static enum cs_status try_once(struct compare *c, enum outcome *out, struct cs_err *err)
+{
+    bool exists = c->remote.tail.kind != CS_TAIL_MISS, gone;
+    enum cs_status rc = load(c, err);
+
     if (rc == CS_OK && !cs_vector_le(&c->remote.tomb, &c->local.tomb)) {
         rc = change(c, CS_CHANGE_TOMB, 0, &c->remote.tomb, err);
-        cs_mirror_local_fini(&c->local);
         if (rc == CS_OK)
-            rc = port->load(port->arg, c->sid, &c->local, NULL, NULL, err);
+            rc = load(c, err);
     }
     if (rc != CS_OK)
         return rc;
@@ -800,7 +815,7 @@ static enum cs_status compare_one(struct compare *c, bool bad, struct cs_err *er
 }
 
 static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
-                                   size_t count, unsigned how, struct cs_err *err)
+                                   size_t count, const char *user, unsigned how, struct cs_err *err)
 {
     struct compare *c = calloc(count, sizeof *c);
     bool bad[PROBE_MAX] = {false};
@@ -812,6 +827,7 @@ static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[
     for (i = 0; i < count && rc == CS_OK; i++) {
         c[i].mirror = mirror;
         c[i].sid = sids[i];
+        c[i].user = user;
         c[i].pull = (how & CS_COMPARE_PULL) != 0;
         c[i].index = (how & CS_COMPARE_INDEX) != 0;
         rc = ask_probe(mirror, sids[i], CS_TAIL_WIDTH, err);
@@ -833,7 +849,7 @@ static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[
 }
 
 enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX], size_t count,
-                          unsigned how, struct cs_err *err)
+                          const char *user, unsigned how, struct cs_err *err)
 {
     enum cs_status rc = CS_OK;
     size_t at;
@@ -841,7 +857,7 @@ enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_M
     for (at = 0; at < count && rc == CS_OK; at += PROBE_MAX) {
         size_t some = count - at < PROBE_MAX ? count - at : PROBE_MAX;
 
-        rc = compare_some(mirror, sids + at, some, how, err);
+        rc = compare_some(mirror, sids + at, some, user, how, err);
     }
     return rc;
 }
@@ -873,6 +889,7 @@ enum cs_status cs_glance(struct cs_mirror *mirror, const char *sid, struct cs_er
     cs_mirror_local_fini(&c.local);
     remote_fini(&c.remote);
     (void)snprintf(sids[0], CS_UUID_MAX, "%s", sid);
-    return rc == CS_OK && !same ? cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, 1, 0, err)
-                                : rc;
+    return rc == CS_OK && !same
+               ? cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, 1, NULL, 0, err)
+               : rc;
 }

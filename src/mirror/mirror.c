@@ -473,7 +473,7 @@ static enum cs_status fetch(struct cs_mirror *mirror, const char *name, struct c
         found = name;
     memcpy(sid[0], found, strlen(found) + 1);
     cs_reply_free(reply);
-    return cs_compare(mirror, (const char(*)[CS_UUID_MAX])sid, 1, 0, err);
+    return cs_compare(mirror, (const char(*)[CS_UUID_MAX])sid, 1, NULL, 0, err);
 }
 
 static enum cs_status answer(struct cs_mirror *mirror, struct cs_ask *ask, struct cs_err *err)
@@ -689,7 +689,7 @@ static enum cs_status compare_marked(struct cs_mirror *mirror, bool aside, struc
         count = 0;
         rc = port->marked(port->arg, after, aside, MARKED, sids, &count, err);
         if (rc == CS_OK)
-            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, count, 0, err);
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, count, NULL, 0, err);
         if (count > 0)
             memcpy(after, sids[count - 1], CS_UUID_MAX);
         cs_mirror_serve(mirror);

@@ -307,6 +307,7 @@ enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, 
 /* ---- comparing all ---- */
 
 struct members {
+    const char *user;
     char (*sids)[CS_UUID_MAX];
     size_t count, cap;
 };
@@ -413,7 +414,7 @@ static enum cs_status compare_range(struct cs_mirror *mirror, const struct membe
 
     for (; from < to && rc == CS_OK; from += 32) {
         rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])members->sids + from,
-                        to - from < 32 ? to - from : 32, how, err);
+                        to - from < 32 ? to - from : 32, members->user, how, err);
         if (to > 32)
             cs_mirror_serve(mirror);
     }
@@ -423,7 +424,7 @@ static enum cs_status compare_range(struct cs_mirror *mirror, const struct membe
 enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow,
                               struct cs_err *err)
 {
-    struct members members = {0};
+    struct members members = {.user = follow->user};
     size_t indexed;
     char tip[CS_ENTRY_ID] = "";
     struct cs_mirror_change moved = {.kind = CS_CHANGE_CURSOR, .user = follow->user, .text = tip};

@@ -319,7 +319,7 @@ static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight,
         rc = cs_changes_apply(mirror, changes, err);
     for (i = 0; i < flight->count && rc == CS_OK; i++)
         if (flight->slow[i])
-            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1,
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1, NULL,
                             flight->how[i], err);
     if (rc == CS_OK)
         rc = mirror->options.port.apply(mirror->options.port.arg, &pushed, 1, err);

@@ -19,6 +19,7 @@
 
 struct sim sim;
 const char *mutant = "";
+FILE *story; /* of the seed under way; shown if it fails */
 
 static struct host *current; /* whose clock is read */
 
@@ -58,10 +59,10 @@ static void show_log(void)
     for (size_t i = cs_reply_size(log); i > 0; i--) {
         const struct cs_reply *entry = cs_reply_at(log, i - 1), *fields = cs_reply_at(entry, 1);
 
-        printf("      %s", cs_reply_string(cs_reply_at(entry, 0), NULL));
+        (void)fprintf(story, "      %s", cs_reply_string(cs_reply_at(entry, 0), NULL));
         for (size_t k = 1; k < cs_reply_size(fields) && k < 8; k += 2)
-            printf(" %.60s", cs_reply_string(cs_reply_at(fields, k), NULL));
-        printf("\n");
+            (void)fprintf(story, " %.60s", cs_reply_string(cs_reply_at(fields, k), NULL));
+        (void)fprintf(story, "\n");
     }
     cs_reply_free(log);
 }
@@ -76,9 +77,9 @@ void sim_fail(const char *fmt, ...)
     if (!sim.talk)
         return;
     va_start(args, fmt);
-    printf("  step %d (%s): ", sim.step_no, sim.step);
-    vprintf(fmt, args);
-    printf("\n");
+    (void)fprintf(story, "  step %d (%s): ", sim.step_no, sim.step);
+    (void)vfprintf(story, fmt, args);
+    (void)fprintf(story, "\n");
     va_end(args);
 }
 
@@ -90,9 +91,9 @@ static void talk(const char *fmt, ...)
     if (!sim.talk)
         return;
     va_start(args, fmt);
-    printf("    %d ", sim.step_no);
-    vprintf(fmt, args);
-    printf("\n");
+    (void)fprintf(story, "    %d ", sim.step_no);
+    (void)vfprintf(story, fmt, args);
+    (void)fprintf(story, "\n");
     va_end(args);
 }
 
@@ -823,7 +824,7 @@ static bool run_seed(uint64_t seed)
         sim.now += leaps[sim_below(4)];
         (void)snprintf(sim.step, sizeof sim.step, "%s %d", what, host->index);
         if (sim.talk)
-            printf("    %d %s\n", sim.step_no, sim.step);
+            (void)fprintf(story, "    %d %s\n", sim.step_no, sim.step);
         act(host, what);
         check_step();
     }
@@ -858,14 +859,29 @@ int main(int argc, char **argv)
     cs_log_set_level(CS_LOG_ERROR);
     cs_clock_override(sim_clock);
     start_server();
-    for (seed = from; seed < to; seed++)
-        if (!run_seed(seed)) {
+    for (seed = from; seed < to; seed++) {
+        char *text = NULL;
+        size_t len = 0;
+        bool passed;
+
+        story = open_memstream(&text, &len);
+        if (story == NULL)
+            return 2;
+        passed = run_seed(seed);
+        (void)fclose(story);
+        if (!passed && sim.talk)
+            (void)fwrite(text, 1, len, stdout);
+        free(text);
+        if (!passed) {
             printf("seed %llu failed\n", (unsigned long long)seed);
             failed++;
             if (mutant[0] != '\0')
                 break;
         }
+    }
     stop_server();
+    if (strncmp(mutant, "lua_", 4) == 0 && !patched)
+        printf("no script has the text that %s changes\n", mutant);
     run_command("rm -rf %s", sim.dir);
     printf("%s: seeds %llu to %llu, %llu failed\n", mutant[0] != '\0' ? mutant : "product",
            (unsigned long long)from, (unsigned long long)to, (unsigned long long)failed);

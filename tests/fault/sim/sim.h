@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "cs/base/vector.h"
 #include "cs/core/core.h"
@@ -58,6 +59,7 @@ struct sim {
 };
 extern struct sim sim;
 extern const char *mutant; /* "" for none */
+extern FILE *story;        /* of the seed under way; shown if it fails and -v was given */
 
 /* sim.c */
 uint64_t sim_random(void);
@@ -76,6 +78,7 @@ extern struct host *sim_dialling; /* whose wire is made */
 /* Execute a past request outside of its connection. */
 void sim_execute(const struct request *request);
 void request_free(struct request *request);
+extern bool patched; /* a mutant's script was met */
 
 /* check.c */
 void check_step(void);

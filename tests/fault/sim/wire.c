@@ -46,13 +46,15 @@ static const struct {
     {"lua_nogap", "if from > have + 1 then return {'GAP', have} end",
      "if from > have + 1 then have = from - 1      end"},
     {"lua_nocas", "if t and (not covers(new, t.vv) or", "if t and (false               and"},
-    {"lua_notomb", "if tomb and covers(", "if false and covers("},
+    {"lua_notomb", "if marks[1] and covers(", "if false and covers("},
     {"lua_delany", "if t and not covers(joined, t.vv)", "if false and not covers(joined,{})"},
     {"lua_nottl", "call('EXPIRE', KEYS[2], LOG_TTL)", "call('EXISTS', KEYS[2], LOG_TTL)"},
-    {"lua_nolimit", "  elseif #others < limit then", "  elseif #others < 9e99  then"},
+    {"lua_nolimit", "if limit > 0 and not has_place", "if limit < 0 and not has_place"},
     {"lua_short", "t.L = start + 1 + #blob + t.width", "t.L = start + 2 + #blob + t.width"},
     {"lua_twice", "  if to <= have then\n", "  if to < 0     then\n"},
 };
+
+bool patched; /* the mutant's text was met */
 
 static void patch(char *data, size_t len)
 {
@@ -64,6 +66,7 @@ static void patch(char *data, size_t len)
 
         if (at == NULL)
             continue;
+        patched = true;
         memset(at, ' ', size);
         memcpy(at, patches[i].to, strlen(patches[i].to) < size ? strlen(patches[i].to) : size);
     }
