@@ -52,7 +52,8 @@ static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row, b
     const char *evicted = row->evicted != NULL && row->evicted[0] != '\0' ? row->evicted : "[]";
 
     cs_jsonw_object(w, "metadata");
-    cs_jsonw_string(w, "model", row->model);
+    /* exec does not say which model its own default is */
+    cs_jsonw_string(w, "model", row->model[0] != '\0' ? row->model : NULL);
     cs_jsonw_string(w, "sandbox", row->sandbox);
     cs_jsonw_time(w, "timestamp", row->ended_at);
     cs_jsonw_string(w, "turnId", row->tid);

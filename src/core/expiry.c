@@ -163,7 +163,8 @@ static enum cs_status sweep_once(struct cs_core *core, int64_t *out_cleaned, int
         cs_history_forget_all(core);
         cs_log(CS_LOG_INFO, "sweep", "expired", CS_NUM(expired), "purged", CS_NUM(purged), NULL);
     }
-    *out_cleaned = expired + purged;
+    /* with no days in the archive, what expires is purged in the same sweep: once is enough */
+    *out_cleaned = config->archive_days == 0 && purged >= expired ? purged : expired + purged;
     return rc;
 }
 

@@ -102,7 +102,8 @@ def test_archive_days_of_nought_delete_at_once(make_daemon):
     first = daemon.ask("hello", ttlSeconds=1)
     time.sleep(1.3)
     cleaned = daemon.expect(200, daemon.post("/api/codex/cleanup", {}))
-    assert cleaned["success"] is True and cleaned["timestamp"] and cleaned["cleaned"] >= 0
+    assert cleaned["success"] is True and cleaned["timestamp"]
+    assert cleaned["cleaned"] in (0, 1)  # the sweeper may have come first; never twice for one session
     wait_until(lambda: daemon.stats()["archivedSessions"] == 0, "it is deleted", 5)
     assert daemon.post(f"/api/codex/session/{first['sessionId']}/restore", {}).status == 404
 

@@ -27,7 +27,7 @@ struct fixture {
     struct cs_core *core;
 };
 
-static int64_t fake_now; /* 0: the real clock */
+static _Atomic int64_t fake_now; /* 0: the real clock; the sweeper reads it too */
 
 static int64_t now_faked(void)
 {
