@@ -321,8 +321,8 @@ static void pages_neither_skip_nor_repeat_when_clocks_are_equal(void **state)
 
     /* Two hosts at the same moment; the order is (hlc, origin, seq) whatever came first. */
     add_foreign(f, (struct foreign){session, 100, 9, 1, "{\"content\":\"m3\"}"});
-    add_foreign(f, (struct foreign){session, 100, 5, 1, "{\"content\":\"m2\"}"});
-    add_foreign(f, (struct foreign){session, 200, 5, 2, "{\"content\":\"m4\"}"});
+    add_foreign(f, (struct foreign){session, 100, 5, 4, "{\"content\":\"m2\"}"});
+    add_foreign(f, (struct foreign){session, 200, 5, 5, "{\"content\":\"m4\"}"});
     add_foreign(f, (struct foreign){session, 200, 9, 2, "{\"content\":\"m5\"}"});
     add_foreign(f, (struct foreign){session, 50, 9, 3, "{\"content\":\"m1\"}"});
     for (unsigned limit = 1; limit <= 5; limit++) {

@@ -224,18 +224,21 @@ static void a_write_that_failed_is_not_counted(void **state)
 {
     struct fixture *f = *state;
     struct cs_session_figures figures;
+    struct step step = {.session = add_session(f, 1)};
     struct request requests[2];
     struct gate gate;
     struct cs_db *db = NULL;
 
-    (void)add_session(f, 1);
     close_gate(&gate, f);
     start(&requests[0], f, count_and_fail, NULL);
-    start(&requests[1], f, count_and_fail, NULL);
+    start(&requests[1], f, append_and_answer, &step); /* what keeps the group's transaction */
     open_gate(&gate);
     join(&requests[0]);
     join(&requests[1]);
-    assert_int_equal(CS_DENIED, cs_store_write(f->store, count_and_fail, NULL, NULL));
+    assert_int_equal(CS_DENIED, requests[0].status);
+    ok(requests[1].status);
+    assert_int_equal(CS_DENIED, cs_store_write(f->store, count_and_fail, NULL, NULL)); /* alone */
+    ok(cs_store_write(f->store, append_and_answer, &step, NULL));
     ok(cs_store_read(f->store, &db, NULL));
     ok(cs_session_figures(db, &figures, NULL));
     assert_int_equal(1, figures.live);
