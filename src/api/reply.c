@@ -174,7 +174,7 @@ static char *put_number(char *at, size_t number)
 /* The header at @head; returns its end. Every piece is bounded, and CS_HEAD_ROOM holds their sum.
  */
 static char *render_head(const struct cs_request *rq, const struct cs_reply *reply, size_t body,
-                         char head[CS_HEAD_ROOM])
+                         char *head)
 {
     char *at = put(head, "HTTP/1.1 ");
 
@@ -194,9 +194,8 @@ static char *render_head(const struct cs_request *rq, const struct cs_reply *rep
 
 int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
 {
-    char head[CS_HEAD_ROOM];
-    size_t head_len, body;
-    char *start;
+    size_t head, body;
+    char *room = reply->out.data, *start;
 
     if (reply->out.status != CS_OK || reply->out.len < CS_HEAD_ROOM)
         return send_nothing(rq);
@@ -205,9 +204,9 @@ int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
         rq->close = true;
     if (rq->close)
         mg_disable_connection_keep_alive(rq->conn);
-    head_len = (size_t)(render_head(rq, reply, body, head) - head);
-    start = reply->out.data + CS_HEAD_ROOM - head_len;
-    memcpy(start, head, head_len);
-    write_all(rq, start, head_len + (rq->head ? 0 : body));
+    head = (size_t)(render_head(rq, reply, body, room) - room);
+    start = room + CS_HEAD_ROOM - head; /* up against the body: one write sends both */
+    memmove(start, room, head);
+    write_all(rq, start, head + (rq->head ? 0 : body));
     return reply->status;
 }

@@ -66,7 +66,7 @@ static bool note_header(struct cs_request *rq, const char *name, const char *val
     int i;
 
     for (i = 0; i < CS_HEADER_COUNT; i++) {
-        if (strcasecmp(name, known[i].name) != 0)
+        if ((name[0] | 0x20) != (known[i].name[0] | 0x20) || strcasecmp(name, known[i].name) != 0)
             continue;
         if (rq->header[i] != NULL)
             return !known[i].once;
