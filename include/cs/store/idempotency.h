@@ -11,9 +11,9 @@
 #include "cs/store/store.h"
 
 struct cs_idempotency {
-    int64_t turn; /* rowid of the turn */
+    int64_t turn;                      /* rowid of the turn */
     unsigned char body[CS_SHA256_LEN]; /* hash of method, path and body */
-    int64_t created_at; /* wall ms */
+    int64_t created_at;                /* wall ms */
 };
 
 /** W. Remember @key (1 … 255 bytes) for the turn. CS_CONFLICT if the key is known. */
@@ -23,9 +23,11 @@ CS_MUST_USE enum cs_status cs_idempotency_insert(struct cs_db *db, const char *k
 
 /** CS_NOT_FOUND when the key is unknown or was made before @oldest (wall ms). */
 CS_MUST_USE enum cs_status cs_idempotency_find(struct cs_db *db, const char *key, int64_t oldest,
-                                               struct cs_idempotency *out_entry, struct cs_err *err);
+                                               struct cs_idempotency *out_entry,
+                                               struct cs_err *err);
 
-/** W. Forget keys made before @oldest, at most @max. *out_next: created_at of the oldest left, INT64_MAX for none. */
+/** W. Forget keys made before @oldest, at most @max. *out_next: created_at of the oldest left,
+ * INT64_MAX for none. */
 CS_MUST_USE enum cs_status cs_idempotency_purge(struct cs_db *db, int64_t oldest, unsigned max,
                                                 int64_t *out_next, struct cs_err *err);
 

@@ -34,42 +34,42 @@ struct cs_turn_row {
     int64_t started_at, ended_at; /* wall ms; ended_at 0 while running */
     int64_t duration_ms;
     int64_t timeout_ms;
-    char *model;         /* asked for; at the end: what ran */
-    bool model_fallback; /* Codex did not know the default model and its own one ran */
-    char *sandbox;       /* of this turn */
-    char *engine;        /* driver that ran it: app-server, mcp, exec; "" before that is known */
-    char *engine_version; /* never NULL */
-    char *thread_id;      /* Codex's id of the thread; "" if none was begun */
-    char *engine_turn_id; /* Codex's id of the turn; "" if unknown */
-    struct cs_usage usage; /* of this turn */
-    struct cs_usage total; /* of the thread after it, where the engine reports totals; else -1 */
+    char *model;            /* asked for; at the end: what ran */
+    bool model_fallback;    /* Codex did not know the default model and its own one ran */
+    char *sandbox;          /* of this turn */
+    char *engine;           /* driver that ran it: app-server, mcp, exec; "" before that is known */
+    char *engine_version;   /* never NULL */
+    char *thread_id;        /* Codex's id of the thread; "" if none was begun */
+    char *engine_turn_id;   /* Codex's id of the turn; "" if unknown */
+    struct cs_usage usage;  /* of this turn */
+    struct cs_usage total;  /* of the thread after it, where the engine reports totals; else -1 */
     int64_t prompt_message; /* rowid */
     int64_t answer_message; /* rowid of the answer or the outcome; 0 while running */
-    char *error_code; /* stable name; "" unless it did not complete */
-    char *error;      /* sentence; "" likewise */
-    char *evicted;    /* JSON array of the session ids that its creation put out; "[]" usually */
+    char *error_code;       /* stable name; "" unless it did not complete */
+    char *error;            /* sentence; "" likewise */
+    char *evicted; /* JSON array of the session ids that its creation put out; "[]" usually */
 };
 void cs_turn_row_fini(struct cs_turn_row *turn);
 
-/** W. Insert a running turn: tid, session, continued, started_at, timeout_ms, model, sandbox, prompt_message and
- * evicted are taken, id is set. */
+/** W. Insert a running turn: tid, session, continued, started_at, timeout_ms, model, sandbox,
+ * prompt_message and evicted are taken, id is set. */
 CS_MUST_USE enum cs_status cs_turn_insert(struct cs_db *db, struct cs_turn_row *turn,
                                           struct cs_err *err);
 
-/** W. End the running turn turn->id: writes every field but the inserted ones (model is rewritten). CS_CONFLICT
- * if it is not running. Counts it in the tally. */
+/** W. End the running turn turn->id: writes every field but the inserted ones (model is rewritten).
+ * CS_CONFLICT if it is not running. Counts it in the tally. */
 CS_MUST_USE enum cs_status cs_turn_finish(struct cs_db *db, const struct cs_turn_row *turn,
                                           struct cs_err *err);
 
 /** Read by turn id. CS_NOT_FOUND, code "turn_not_found". */
-CS_MUST_USE enum cs_status cs_turn_find(struct cs_db *db, const char *tid, struct cs_turn_row *out_turn,
-                                        struct cs_err *err);
+CS_MUST_USE enum cs_status cs_turn_find(struct cs_db *db, const char *tid,
+                                        struct cs_turn_row *out_turn, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_turn_get(struct cs_db *db, int64_t id, struct cs_turn_row *out_turn,
                                        struct cs_err *err);
 
 /** The turn of @session begun last on this host; CS_NOT_FOUND when it has none here. */
-CS_MUST_USE enum cs_status cs_turn_last(struct cs_db *db, int64_t session, struct cs_turn_row *out_turn,
-                                        struct cs_err *err);
+CS_MUST_USE enum cs_status cs_turn_last(struct cs_db *db, int64_t session,
+                                        struct cs_turn_row *out_turn, struct cs_err *err);
 
 struct cs_turn_figures {
     int64_t running, completed, failed, interrupted, cancelled;
