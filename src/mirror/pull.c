@@ -261,23 +261,6 @@ static enum cs_status hear_log(struct pull *pull, const struct cs_reply *reply, 
     return rc;
 }
 
-/* The log was read to its end: what of ours is still missing was lost. */
-static enum cs_status mark_lost(struct pull *pull, struct cs_err *err)
-{
-    enum cs_status rc = CS_OK;
-    size_t i;
-
-    for (i = 0; i < pull->follow->sent_count && rc == CS_OK; i++) {
-        pull->sid = pull->follow->sent[i].sid;
-        rc = add(pull, CS_CHANGE_DIRTY, 0, NULL, err);
-    }
-    if (rc == CS_OK)
-        rc = cs_changes_apply(pull->mirror, &pull->changes, err);
-    if (rc == CS_OK)
-        pull->follow->sent_count = 0;
-    return rc;
-}
-
 enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, struct cs_err *err)
 {
     struct pull pull = {.mirror = mirror, .follow = follow};
@@ -298,8 +281,10 @@ enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, 
         }
         cs_reply_free(reply);
     }
-    if (rc == CS_OK && !follow->resync)
-        rc = mark_lost(&pull, err);
+    /* The log was read to its end. What of ours is still missing was lost: Redis went back in time,
+     * and who knows what else it forgot. */
+    if (rc == CS_OK && follow->sent_count > 0)
+        follow->resync = true;
     cs_changes_fini(&pull.changes);
     return rc == CS_OK && follow->resync ? cs_resync_user(mirror, follow, err) : rc;
 }

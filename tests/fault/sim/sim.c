@@ -320,6 +320,7 @@ static void take_snapshot(void)
 static void flush(void)
 {
     cs_reply_free(admin("FLUSHALL", NULL, NULL));
+    (void)usleep(2000); /* or a new log entry may get an old one's id */
     sim.fault = true;
 }
 
