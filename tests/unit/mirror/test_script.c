@@ -705,8 +705,13 @@ static void values_that_are_not_ours_are_foreign(void **state)
     static char spaces[3000], narrow[CS_TAIL_WIDTH + 1]; /* a tail that says it is twice as wide */
     static const char *const values[] = {
         "{\"sessionId\":\"s\",\"messages\":[]}", "x",    "{\"messages\":[],\"w\":\"1024\"}",
-        "{\"messages\":[],\"w\":\"99999\"}",     spaces,
+        "{\"messages\":[],\"w\":\"99999\"}",     spaces, narrow,
     };
+    int n = snprintf(narrow, sizeof narrow,
+                     "],\"_cx\":{\"p\":1,\"L\":1024,\"at\":1,\"ix\":1,\"mv\":0,\"vv\":{\"a\":1}},"
+                     "\"lastUsedAt\":\"\",\"messageCount\":1");
+    memset(narrow + n, ' ', sizeof narrow - 1 - (size_t)n);
+    memcpy(narrow + sizeof narrow - 1 - 12, ",\"w\":\"2048\"}", 12);
     memset(spaces, ' ', sizeof spaces - 1);
     memcpy(spaces + sizeof spaces - 1 - 1024, "],\"_cx\":{\"p\":1,\"L\":5}", 21);
     memcpy(spaces + sizeof spaces - 1 - 12, ",\"w\":\"1024\"}", 12);

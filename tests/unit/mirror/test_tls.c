@@ -47,6 +47,7 @@ struct tls_server {
     int max_version;   /* 0: any */
     char name[100];    /* that the client asked for */
     size_t got;        /* bytes inside TLS */
+    bool mute;         /* answers AUTH alone */
     _Atomic int pause; /* reads nothing after AUTH while it is set */
     size_t value;      /* bytes of the answer to anything but AUTH */
 };
@@ -63,6 +64,8 @@ static void talk(struct fake *fake, SSL *ssl)
         server->got += (size_t)n;
         while (server->pause && server->got > (size_t)n)
             nap(10);
+        if (server->mute && server->got > (size_t)n)
+            continue;
         if (server->value == 0 || (n > 14 && memcmp(buf + 8, "AUTH", 4) == 0)) {
             (void)SSL_write(ssl, "+OK\r\n", 5);
             continue;
@@ -342,7 +345,7 @@ static void an_interrupted_request_is_sent_once(void **state)
 {
     (void)state;
     struct cert cert = cert_make(&authority, "IP:127.0.0.1", 86400);
-    struct tls_server server = {.cert = &cert, .pause = 1};
+    struct tls_server server = {.cert = &cert, .mute = true, .pause = 1};
     struct fake *fake = fake_start(serve_tls, &server);
     struct cs_redis *redis = tls_client(&fake->endpoint, ca_file);
     struct cs_redis_counts counts;
@@ -368,7 +371,8 @@ static void an_interrupted_request_is_sent_once(void **state)
     fake_stop(fake);
     free(big);
     assert_true(interrupted > 0);
-    assert_in_range(server.got, size, counts.bytes_sent);
+    /* An interruption at the very end may leave the last record to nobody. */
+    assert_in_range(server.got, counts.bytes_sent - 16384, counts.bytes_sent);
     cert_free(&cert);
 }
 
