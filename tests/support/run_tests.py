@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -284,7 +285,10 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     runner = Runner(chosen)
-    runner.run()
+    # A folder of this run alone: nobody else's tidying reaches it, and nothing of it stays.
+    with tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as scratch:
+        os.environ["TMPDIR"] = scratch
+        runner.run()
     passed = sum(count.passed for count in runner.done.values())
     failed = sum(count.failed for count in runner.done.values())
     print(f"{time.monotonic() - begun:.0f} s in all", flush=True)
