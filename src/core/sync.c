@@ -31,33 +31,34 @@ struct cs_sync_part {
 
 /* ---- reading ---- */
 
-static enum cs_status port_news(void *arg, int64_t after, size_t max,
-                                struct cs_mirror_news *out_news, size_t *out_count,
-                                int64_t *out_upto, struct cs_err *err)
+static enum cs_status port_news(void *arg, int64_t after, struct cs_mirror_news_page *page,
+                                struct cs_err *err)
 {
     struct cs_core *core = arg;
-    struct cs_replica_news *rows = calloc(max, sizeof *rows);
+    struct cs_replica_news_page rows = {.max = page->max};
     struct cs_db *db = NULL;
-    size_t count = 0, i;
-    enum cs_status rc = rows != NULL ? cs_store_read(core->store, &db, err) : cs_err_nomem(err);
+    size_t i;
+    enum cs_status rc;
 
+    rows.items = calloc(page->max, sizeof *rows.items);
+    rc = rows.items != NULL ? cs_store_read(core->store, &db, err) : cs_err_nomem(err);
     if (rc == CS_OK)
-        rc = cs_replica_news(db, after, max, rows, &count, out_upto, err);
+        rc = cs_replica_news(db, after, &rows, err);
     cs_store_done(core->store, db);
-    for (i = 0; i < count && rc == CS_OK; i++) {
-        memcpy(out_news[i].sid, rows[i].sid, CS_UUID_MAX);
-        out_news[i].origin = rows[i].origin;
-        out_news[i].from = rows[i].from;
+    for (i = 0; i < rows.count && rc == CS_OK; i++) {
+        memcpy(page->items[i].sid, rows.items[i].sid, CS_UUID_MAX);
+        page->items[i].origin = rows.items[i].origin;
+        page->items[i].from = rows.items[i].from;
     }
-    free(rows);
-    if (rc == CS_OK)
-        *out_count = count;
+    page->count = rows.count;
+    page->upto = rows.upto;
+    free(rows.items);
     return rc;
 }
 
 /* Gives a store's message to a visitor of the mirror's. */
 struct visit {
-    enum cs_status (*each)(void *arg, const struct cs_mirror_message *message, struct cs_err *err);
+    cs_mirror_each each;
     void *arg;
 };
 
@@ -135,10 +136,7 @@ static enum cs_status fill_marks(struct cs_db *db, const char *sid, struct cs_mi
 }
 
 static enum cs_status port_load(void *arg, const char *sid, struct cs_mirror_local *out_local,
-                                enum cs_status (*each)(void *each_arg,
-                                                       const struct cs_mirror_message *message,
-                                                       struct cs_err *err),
-                                void *each_arg, struct cs_err *err)
+                                cs_mirror_each each, void *each_arg, struct cs_err *err)
 {
     struct cs_core *core = arg;
     struct cs_mirror_local local = {0};
@@ -165,7 +163,8 @@ static enum cs_status port_load(void *arg, const char *sid, struct cs_mirror_loc
     if (rc == CS_OK && local.known)
         rc = cs_replica_vector(db, id, &local.vv, err);
     if (rc == CS_OK && local.known && each != NULL)
-        rc = cs_replica_messages(db, id, 0, 0, visit_message, &visit, err);
+        rc = cs_replica_messages(db, &(struct cs_replica_range){.session = id}, visit_message,
+                                 &visit, err);
     cs_store_done(core->store, db);
     if (rc != CS_OK) {
         cs_mirror_local_fini(&local);
@@ -175,12 +174,10 @@ static enum cs_status port_load(void *arg, const char *sid, struct cs_mirror_loc
     return CS_OK;
 }
 
-static enum cs_status port_read(void *arg, const char *sid, int64_t origin, int64_t from,
-                                enum cs_status (*each)(void *each_arg,
-                                                       const struct cs_mirror_message *message,
-                                                       struct cs_err *err),
+static enum cs_status port_read(void *arg, const struct cs_mirror_range *range, cs_mirror_each each,
                                 void *each_arg, struct cs_err *err)
 {
+    struct cs_replica_range rows = {.origin = range->origin, .from = range->from};
     struct cs_core *core = arg;
     struct visit visit = {each, each_arg};
     struct cs_session session = {0};
@@ -189,9 +186,10 @@ static enum cs_status port_read(void *arg, const char *sid, int64_t origin, int6
 
     if (rc != CS_OK)
         return rc;
-    rc = cs_session_find(db, sid, &session, NULL);
+    rc = cs_session_find(db, range->sid, &session, NULL);
+    rows.session = session.id;
     if (rc == CS_OK)
-        rc = cs_replica_messages(db, session.id, origin, from, visit_message, &visit, err);
+        rc = cs_replica_messages(db, &rows, visit_message, &visit, err);
     else if (rc == CS_NOT_FOUND)
         rc = CS_OK; /* deleted meanwhile */
     else
@@ -201,8 +199,7 @@ static enum cs_status port_read(void *arg, const char *sid, int64_t origin, int6
     return rc;
 }
 
-static enum cs_status port_marked(void *arg, const char *after, bool aside, size_t max,
-                                  char (*out_sids)[CS_UUID_MAX], size_t *out_count,
+static enum cs_status port_marked(void *arg, const char *after, bool aside, struct cs_id_page *page,
                                   struct cs_err *err)
 {
     struct cs_core *core = arg;
@@ -210,21 +207,20 @@ static enum cs_status port_marked(void *arg, const char *after, bool aside, size
     enum cs_status rc = cs_store_read(core->store, &db, err);
 
     if (rc == CS_OK)
-        rc = cs_replica_marked(db, after, aside, max, out_sids, out_count, err);
+        rc = cs_replica_marked(db, after, aside, page, err);
     cs_store_done(core->store, db);
     return rc;
 }
 
-static enum cs_status port_sessions(void *arg, const char *user, const char *after, size_t max,
-                                    char (*out_sids)[CS_UUID_MAX], size_t *out_count,
-                                    struct cs_err *err)
+static enum cs_status port_sessions(void *arg, const char *user, const char *after,
+                                    struct cs_id_page *page, struct cs_err *err)
 {
     struct cs_core *core = arg;
     struct cs_db *db = NULL;
     enum cs_status rc = cs_store_read(core->store, &db, err);
 
     if (rc == CS_OK)
-        rc = cs_replica_of_user(db, user, after, max, out_sids, out_count, err);
+        rc = cs_replica_of_user(db, user, after, page, err);
     cs_store_done(core->store, db);
     return rc;
 }
@@ -532,7 +528,7 @@ static enum cs_status apply_tomb(struct cs_db *db, struct applying *a,
         rc = cs_replica_mark(db, change->sid, &mark, err);
     if (rc == CS_OK && !cs_vector_le(change->vector, &mark.tomb)) {
         rc = cs_replica_bury(db, change->sid, known ? session.cid : mark.cid,
-                             known ? session.user : user, change->vector, cs_clock_ms(), err);
+                             known ? session.user : user, change->vector, err);
         if (rc == CS_OK)
             rc = cs_vector_join(&mark.tomb, change->vector, err);
     }
@@ -711,13 +707,12 @@ enum cs_status cs_sync_delete(struct cs_db *db, const struct cs_session *session
                               struct cs_err *err)
 {
     struct cs_vector vv = {0};
-    int64_t now = cs_clock_ms();
-    enum cs_status rc = cs_replica_purge(db, now - TOMB_MS, err);
+    enum cs_status rc = cs_replica_purge(db, cs_clock_ms() - TOMB_MS, err);
 
     if (rc == CS_OK)
         rc = cs_replica_vector(db, session->id, &vv, err);
     if (rc == CS_OK)
-        rc = cs_replica_bury(db, session->sid, session->cid, session->user, &vv, now, err);
+        rc = cs_replica_bury(db, session->sid, session->cid, session->user, &vv, err);
     cs_vector_fini(&vv);
     return rc == CS_OK ? cs_session_delete(db, session->id, err) : rc;
 }

@@ -11,15 +11,15 @@
 #include "mirror_priv.h"
 
 #define CONNECT_MS   5000
-#define KEEPALIVE_MS 600000        /* between two looks at logs whose doorbell is silent */
-#define FULL_MS      (6 * 3600000) /* between two comparisons of everything */
-#define RECONNECT_MS 600000        /* a younger one need not be repeated on a new connection */
-#define BLOCK_MS     600000        /* of the doorbell's read */
-#define RENEW_MS     20000         /* of a lease */
+#define KEEPALIVE_MS 600000            /* between two looks at logs whose doorbell is silent */
+#define FULL_MS      INT64_C(21600000) /* between two comparisons of everything */
+#define RECONNECT_MS 600000            /* a younger one need not be repeated on a new connection */
+#define BLOCK_MS     600000            /* of the doorbell's read */
+#define RENEW_MS     20000             /* of a lease */
 #define MESSAGE_MAX  (8u << 20)
 #define REQUEST_MAX  (1u << 20)
 #define MARKED       64
-#define BELL_USERS   1000
+#define BELL_USERS   1000u
 #define STACK_BYTES  (512 * 1024)
 
 /* ---- small things ---- */
@@ -350,11 +350,16 @@ static void drop_held(struct cs_mirror *mirror, const char *sid)
 const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid)
 {
     struct cs_held *held;
+    const char *token = NULL;
 
     pthread_mutex_lock(&mirror->mutex);
     held = find_held(mirror, sid);
+    if (held != NULL && held->ended && held->asked) {
+        held->releasing = true;
+        token = held->token;
+    }
     pthread_mutex_unlock(&mirror->mutex);
-    return held != NULL && held->ended && held->asked ? held->token : NULL;
+    return token;
 }
 
 void cs_lease_released(struct cs_mirror *mirror, const char *sid)
@@ -363,7 +368,7 @@ void cs_lease_released(struct cs_mirror *mirror, const char *sid)
 
     pthread_mutex_lock(&mirror->mutex);
     held = find_held(mirror, sid);
-    if (held != NULL && held->ended)
+    if (held != NULL && held->ended && held->releasing)
         drop_held(mirror, sid);
     pthread_mutex_unlock(&mirror->mutex);
 }
@@ -374,7 +379,9 @@ void cs_mirror_lease_end(struct cs_mirror *mirror, const char *sid)
 
     pthread_mutex_lock(&mirror->mutex);
     held = find_held(mirror, sid);
-    if (held != NULL)
+    if (held != NULL && !held->asked)
+        drop_held(mirror, sid);
+    else if (held != NULL)
         held->ended = true;
     mirror->woken = true;
     pthread_cond_broadcast(&mirror->work);
@@ -392,6 +399,7 @@ static bool next_due(struct cs_mirror *mirror, int64_t now, struct cs_held *out)
             break;
     if (held != NULL) {
         held->renew_at = now + RENEW_MS;
+        held->releasing = held->ended;
         *out = *held;
     }
     pthread_mutex_unlock(&mirror->mutex);
@@ -611,31 +619,43 @@ enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char *identifier,
     return ask_for(mirror, CS_ASK_FETCH, identifier, deadline, err);
 }
 
+/* A held lease for @sid. One of an earlier turn that was not released yet is taken over with its
+ * token: another one would find the session busy on this very host. */
+static enum cs_status hold(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
+{
+    struct cs_held *held, *fresh = calloc(1, sizeof *fresh);
+    unsigned char token[16];
+    enum cs_status rc = fresh != NULL ? cs_random(token, sizeof token, err) : cs_err_nomem(err);
+
+    if (rc != CS_OK) {
+        free(fresh);
+        return rc;
+    }
+    cs_hex(token, sizeof token, fresh->token);
+    (void)snprintf(fresh->sid, sizeof fresh->sid, "%s", sid);
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    if (held != NULL) {
+        held->ended = held->releasing = false;
+    } else {
+        fresh->next = mirror->held;
+        mirror->held = fresh;
+        fresh = NULL;
+    }
+    pthread_mutex_unlock(&mirror->mutex);
+    free(fresh);
+    return CS_OK;
+}
+
 enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid, int64_t deadline,
                                struct cs_err *err)
 {
-    struct cs_held *held;
-    unsigned char token[16];
     enum cs_status rc;
 
     if (!cs_mirror_online(mirror))
         return not_online(err);
-    held = calloc(1, sizeof *held);
-    if (held == NULL)
-        return cs_err_nomem(err);
-    rc = cs_random(token, sizeof token, err);
-    if (rc != CS_OK) {
-        free(held);
-        return rc;
-    }
-    cs_hex(token, sizeof token, held->token);
-    (void)snprintf(held->sid, sizeof held->sid, "%s", sid);
-    pthread_mutex_lock(&mirror->mutex);
-    drop_held(mirror, sid); /* of a turn whose end was not pushed yet: it lapses by itself */
-    held->next = mirror->held;
-    mirror->held = held;
-    pthread_mutex_unlock(&mirror->mutex);
-    return ask_for(mirror, CS_ASK_LEASE, sid, deadline, err);
+    rc = hold(mirror, sid, err);
+    return rc == CS_OK ? ask_for(mirror, CS_ASK_LEASE, sid, deadline, err) : rc;
 }
 
 /* ---- a step ---- */
@@ -682,16 +702,16 @@ static enum cs_status compare_marked(struct cs_mirror *mirror, bool aside, struc
 {
     const struct cs_mirror_port *port = &mirror->options.port;
     char sids[MARKED][CS_UUID_MAX], after[CS_UUID_MAX] = "";
-    size_t count = MARKED;
+    struct cs_id_page page = {.ids = sids, .max = MARKED, .count = MARKED};
     enum cs_status rc = CS_OK;
 
-    while (rc == CS_OK && count == MARKED) {
-        count = 0;
-        rc = port->marked(port->arg, after, aside, MARKED, sids, &count, err);
+    while (rc == CS_OK && page.count == MARKED) {
+        page.count = 0;
+        rc = port->marked(port->arg, after, aside, &page, err);
         if (rc == CS_OK)
-            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, count, NULL, 0, err);
-        if (count > 0)
-            memcpy(after, sids[count - 1], CS_UUID_MAX);
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, page.count, NULL, 0, err);
+        if (page.count > 0)
+            memcpy(after, sids[page.count - 1], CS_UUID_MAX);
         cs_mirror_serve(mirror);
     }
     return rc;
@@ -891,8 +911,8 @@ static bool await_bell(struct bell *bell, int64_t until)
 /* XREAD COUNT 1 BLOCK ms STREAMS keys… ids… */
 static enum cs_status append_bell(struct bell *bell, struct cs_err *err)
 {
-    const char **argv = calloc(7 + 2 * BELL_USERS, sizeof *argv);
-    size_t *lens = calloc(7 + 2 * BELL_USERS, sizeof *lens);
+    const char **argv = calloc((size_t)7 + 2 * (size_t)BELL_USERS, sizeof *argv);
+    size_t *lens = calloc((size_t)7 + 2 * (size_t)BELL_USERS, sizeof *lens);
     char(*keys)[CS_KEY_CAP] = calloc(BELL_USERS, sizeof *keys);
     static const char *const words[] = {"XREAD", "COUNT", "1", "BLOCK", "600000", "STREAMS"};
     size_t users = 0, at, i;
@@ -1069,7 +1089,7 @@ void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline)
     (void)clock_gettime(CLOCK_MONOTONIC, &until);
     left = left > 0 ? left : 0;
     until.tv_sec += left / 1000;
-    until.tv_nsec += left % 1000 * 1000000;
+    until.tv_nsec += left % 1000 * INT64_C(1000000);
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000;

@@ -39,8 +39,8 @@ struct cs_held {
     char token[33];
     int64_t renew_at; /* mono ms */
     bool asked;       /* Redis was asked for it */
-    bool ours;
-    bool ended;
+    bool ended;       /* the turn is over */
+    bool releasing;   /* its release is on the way */
     struct cs_held *next;
 };
 

@@ -354,20 +354,22 @@ static enum cs_status add_local(struct cs_mirror *mirror, const char *user, stru
                                 struct cs_err *err)
 {
     const struct cs_mirror_port *port = &mirror->options.port;
-    char(*sids)[CS_UUID_MAX] = calloc(SIDS, sizeof *sids);
+    struct cs_id_page page = {.max = SIDS, .count = SIDS};
     char after[CS_UUID_MAX] = "";
-    size_t count = SIDS, i;
-    enum cs_status rc = sids != NULL ? CS_OK : cs_err_nomem(err);
+    size_t i;
+    enum cs_status rc;
 
-    while (rc == CS_OK && count == SIDS) {
-        count = 0;
-        rc = port->sessions(port->arg, user, after, SIDS, sids, &count, err);
-        for (i = 0; i < count && rc == CS_OK; i++)
-            rc = add_sid(members, sids[i], err);
-        if (count > 0 && sids != NULL)
-            memcpy(after, sids[count - 1], CS_UUID_MAX);
+    page.ids = calloc(SIDS, sizeof *page.ids);
+    rc = page.ids != NULL ? CS_OK : cs_err_nomem(err);
+    while (rc == CS_OK && page.count == SIDS) {
+        page.count = 0;
+        rc = port->sessions(port->arg, user, after, &page, err);
+        for (i = 0; i < page.count && rc == CS_OK; i++)
+            rc = add_sid(members, page.ids[i], err);
+        if (page.count > 0)
+            memcpy(after, page.ids[page.count - 1], CS_UUID_MAX);
     }
-    free(sids);
+    free(page.ids);
     return rc;
 }
 

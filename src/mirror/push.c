@@ -27,6 +27,7 @@ struct cs_script_state cs_script_state_of(const struct cs_mirror_local *local)
 /* ---- messages of one request ---- */
 
 struct batch {
+    struct cs_mirror_range range;
     struct cs_buf text;           /* rendered messages, one after the other */
     size_t starts[BATCH_MAX + 1]; /* where each begins; [count] is the end */
     size_t count;
@@ -59,12 +60,12 @@ static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int6
     batch->more = false;
     batch->message_max = mirror->message_max;
     batch->request_max = mirror->request_max;
-    return port->read(port->arg, sid, origin, from, add_message, batch, err);
+    batch->range = (struct cs_mirror_range){sid, origin, from};
+    return port->read(port->arg, &batch->range, add_message, batch, err);
 }
 
 static enum cs_status append_push(struct cs_mirror *mirror, const struct cs_mirror_local *local,
-                                  int64_t origin, int64_t from, const struct batch *batch,
-                                  struct cs_err *err)
+                                  const struct batch *batch, struct cs_err *err)
 {
     const char *messages[BATCH_MAX];
     size_t lens[BATCH_MAX], i;
@@ -73,14 +74,14 @@ static enum cs_status append_push(struct cs_mirror *mirror, const struct cs_mirr
         .session = cs_script_session_of(local),
         .state = cs_script_state_of(local),
         .origin = name,
-        .from = from,
+        .from = batch->range.from,
         .messages = messages,
         .lens = lens,
         .count = batch->count,
         .lease = batch->more ? NULL : cs_lease_to_release(mirror, local->meta.sid),
     };
 
-    cs_vector_name(origin, name);
+    cs_vector_name(batch->range.origin, name);
     for (i = 0; i < batch->count; i++) {
         messages[i] = batch->text.data + batch->starts[i];
         lens[i] = batch->starts[i + 1] - batch->starts[i];
@@ -133,11 +134,11 @@ static enum cs_status note_accepted(struct cs_mirror *mirror, const struct cs_mi
 
 /* A push and its verdict; the script's text goes along when the server has forgotten it. */
 static enum cs_status push_once(struct cs_mirror *mirror, const struct cs_mirror_local *local,
-                                int64_t origin, int64_t from, const struct batch *batch,
-                                struct cs_script_reply *reply, struct cs_err *err)
+                                const struct batch *batch, struct cs_script_reply *reply,
+                                struct cs_err *err)
 {
     struct cs_err why = {0};
-    enum cs_status rc = append_push(mirror, local, origin, from, batch, err);
+    enum cs_status rc = append_push(mirror, local, batch, err);
 
     if (rc == CS_OK)
         rc = cs_script_take(mirror->redis, cs_op_deadline(), reply, &why);
@@ -145,7 +146,7 @@ static enum cs_status push_once(struct cs_mirror *mirror, const struct cs_mirror
         return rc;
     if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_NOSCRIPT) {
         cs_err_clear(&why);
-        rc = append_push(mirror, local, origin, from, batch, &why);
+        rc = append_push(mirror, local, batch, &why);
         if (rc == CS_OK)
             rc = cs_script_take(mirror->redis, cs_op_deadline(), reply, &why);
     }
@@ -187,7 +188,7 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
         rc = read_batch(mirror, local->meta.sid, origin, from, batch, err);
         if (rc != CS_OK || batch->count == 0)
             break;
-        rc = push_once(mirror, local, origin, from, batch, &reply, &why);
+        rc = push_once(mirror, local, batch, &reply, &why);
         if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_LARGE && ask_for_less(mirror, batch)) {
             rc = CS_OK;
             continue;
@@ -260,7 +261,7 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
     if (rc != CS_OK || flight->batch.count == 0)
         return rc;
     flight->slow[i] = flight->batch.more; /* the rest goes the slow way, which has no limit */
-    rc = append_push(mirror, local, news->origin, news->from, &flight->batch, &why);
+    rc = append_push(mirror, local, &flight->batch, &why);
     flight->asked[i] = rc == CS_OK;
     if (rc == CS_NO_MEM)
         return cs_err_nomem(err);
@@ -359,15 +360,18 @@ enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
 
     while (rc == CS_OK && more) {
         struct flight *flight = calloc(1, sizeof *flight);
+        struct cs_mirror_news_page page = {.max = NEWS_MAX};
         int64_t after = 0;
 
         if (flight == NULL)
             return cs_err_nomem(err);
         cs_buf_init(&flight->batch.text, SIZE_MAX / 2);
+        page.items = flight->news;
         rc = port->pushed(port->arg, &after, err);
         if (rc == CS_OK)
-            rc = port->news(port->arg, after, NEWS_MAX, flight->news, &flight->count, &flight->upto,
-                            err);
+            rc = port->news(port->arg, after, &page, err);
+        flight->count = page.count;
+        flight->upto = page.upto;
         more = rc == CS_OK && flight->upto > after;
         if (more)
             rc = push_flight(mirror, flight, err);

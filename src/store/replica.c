@@ -172,17 +172,17 @@ enum cs_status cs_replica_mark(struct cs_db *db, const char *sid, struct cs_repl
     return CS_OK;
 }
 
-enum cs_status cs_replica_messages(struct cs_db *db, int64_t session, int64_t origin, int64_t from,
+enum cs_status cs_replica_messages(struct cs_db *db, const struct cs_replica_range *range,
                                    cs_replica_each each, void *arg, struct cs_err *err)
 {
     struct cs_sql q;
     enum cs_status status = CS_OK, ended;
 
-    cs_sql_begin(&q, db, origin != 0 ? CS_SQL_REPLICA_FROM : CS_SQL_REPLICA_ALL);
-    cs_sql_int(&q, session);
-    if (origin != 0) {
-        cs_sql_int(&q, origin);
-        cs_sql_int(&q, from);
+    cs_sql_begin(&q, db, range->origin != 0 ? CS_SQL_REPLICA_FROM : CS_SQL_REPLICA_ALL);
+    cs_sql_int(&q, range->session);
+    if (range->origin != 0) {
+        cs_sql_int(&q, range->origin);
+        cs_sql_int(&q, range->from);
     }
     while (status == CS_OK && cs_sql_next(&q)) {
         struct cs_replica_message message = {
@@ -201,37 +201,38 @@ enum cs_status cs_replica_messages(struct cs_db *db, int64_t session, int64_t or
     return status == CS_OK || status == CS_CANCELLED ? ended : status;
 }
 
-static void note_news(struct cs_replica_news *news, size_t *count, struct cs_sql *q)
+static void note_news(struct cs_replica_news_page *page, struct cs_sql *q)
 {
-    struct cs_replica_news *item = &news[*count];
+    struct cs_replica_news *item = &page->items[page->count];
     int64_t session = cs_sql_get_int(q, 1), origin = cs_sql_get_int(q, 3);
     size_t i;
 
-    for (i = *count; i > 0; i--)
-        if (news[i - 1].session == session && news[i - 1].origin == origin)
+    for (i = page->count; i > 0; i--)
+        if (page->items[i - 1].session == session && page->items[i - 1].origin == origin)
             return;
     item->session = session;
     cs_sql_copy_text(q, 2, item->sid, sizeof item->sid);
     item->origin = origin;
     item->from = cs_sql_get_int(q, 4);
-    ++*count;
+    page->count++;
 }
 
-enum cs_status cs_replica_news(struct cs_db *db, int64_t after, size_t max,
-                               struct cs_replica_news *out_news, size_t *out_count,
-                               int64_t *out_upto, struct cs_err *err)
+enum cs_status cs_replica_news(struct cs_db *db, int64_t after, struct cs_replica_news_page *page,
+                               struct cs_err *err)
 {
-    int64_t upto = after, rows = 0, top = 0;
-    size_t count = 0;
+    int64_t top = 0;
+    size_t rows = 0;
     bool more;
     struct cs_sql q;
     enum cs_status status;
 
+    page->count = 0;
+    page->upto = after;
     cs_sql_begin(&q, db, CS_SQL_REPLICA_NEWS);
     cs_sql_int(&q, after);
-    while ((more = count < max && rows < (int64_t)max * 16) && cs_sql_next(&q)) {
-        note_news(out_news, &count, &q);
-        upto = cs_sql_get_int(&q, 0);
+    while ((more = page->count < page->max && rows < page->max * 16) && cs_sql_next(&q)) {
+        note_news(page, &q);
+        page->upto = cs_sql_get_int(&q, 0);
         rows++;
     }
     status = cs_sql_end(&q, "read the news", err);
@@ -241,71 +242,72 @@ enum cs_status cs_replica_news(struct cs_db *db, int64_t after, size_t max,
             top = cs_sql_get_int(&q, 0);
         status = cs_sql_end(&q, "read the newest message", err);
     }
-    if (status != CS_OK)
-        return status;
-    *out_count = count;
-    *out_upto = top > upto ? top : upto;
-    return CS_OK;
+    if (status == CS_OK && top > page->upto)
+        page->upto = top;
+    return status;
 }
 
-static void copy_sids(struct cs_sql *q, size_t max, char (*out)[CS_UUID_MAX], size_t *out_count)
+/* The rows of @q, whose parameters are bound. */
+static enum cs_status read_page(struct cs_sql *q, struct cs_id_page *page, struct cs_err *err)
 {
-    size_t count = 0;
-
-    while (count < max && cs_sql_next(q))
-        cs_sql_copy_text(q, 0, out[count++], CS_UUID_MAX);
-    *out_count = count;
+    page->count = 0;
+    cs_sql_int(q, (int64_t)page->max);
+    while (page->count < page->max && cs_sql_next(q))
+        cs_sql_copy_text(q, 0, page->ids[page->count++], CS_UUID_MAX);
+    return cs_sql_end(q, "list sessions", err);
 }
 
-enum cs_status cs_replica_marked(struct cs_db *db, const char *after, bool aside, size_t max,
-                                 char (*out_sids)[CS_UUID_MAX], size_t *out_count,
-                                 struct cs_err *err)
+enum cs_status cs_replica_marked(struct cs_db *db, const char *after, bool aside,
+                                 struct cs_id_page *page, struct cs_err *err)
 {
     struct cs_sql q;
 
     cs_sql_begin(&q, db, CS_SQL_MARK_LIST);
     cs_sql_text(&q, after);
     cs_sql_int(&q, aside);
-    cs_sql_int(&q, (int64_t)max);
-    copy_sids(&q, max, out_sids, out_count);
-    return cs_sql_end(&q, "list the marks", err);
+    return read_page(&q, page, err);
 }
 
-enum cs_status cs_replica_of_user(struct cs_db *db, const char *user, const char *after, size_t max,
-                                  char (*out_sids)[CS_UUID_MAX], size_t *out_count,
-                                  struct cs_err *err)
+/* Both pages in one order, each id once. */
+static void merge_pages(const struct cs_id_page *a, const struct cs_id_page *b,
+                        struct cs_id_page *out)
 {
-    char(*marked)[CS_UUID_MAX] = calloc(max * 2, sizeof *marked);
-    size_t sessions = 0, marks = 0, a = 0, b = 0, count = 0;
+    size_t i = 0, k = 0;
+
+    out->count = 0;
+    while (out->count < out->max && (i < a->count || k < b->count)) {
+        int order = i == a->count ? 1 : k == b->count ? -1 : strcmp(a->ids[i], b->ids[k]);
+
+        memcpy(out->ids[out->count++], order <= 0 ? a->ids[i] : b->ids[k], CS_UUID_MAX);
+        i += order <= 0;
+        k += order >= 0;
+    }
+}
+
+enum cs_status cs_replica_of_user(struct cs_db *db, const char *user, const char *after,
+                                  struct cs_id_page *page, struct cs_err *err)
+{
+    char(*room)[CS_UUID_MAX] = calloc(page->max * 2, sizeof *room);
+    struct cs_id_page sessions = {.ids = room, .max = page->max};
+    struct cs_id_page marks = {.ids = room != NULL ? room + page->max : NULL, .max = page->max};
     struct cs_sql q;
     enum cs_status status;
 
-    if (marked == NULL)
+    if (room == NULL)
         return cs_err_nomem(err);
     cs_sql_begin(&q, db, CS_SQL_REPLICA_SIDS);
     cs_sql_text(&q, user);
     cs_sql_text(&q, after);
-    cs_sql_int(&q, (int64_t)max);
-    copy_sids(&q, max, marked, &sessions);
-    status = cs_sql_end(&q, "list a user's sessions", err);
+    status = read_page(&q, &sessions, err);
     if (status == CS_OK) {
         cs_sql_begin(&q, db, CS_SQL_MARK_SIDS);
         cs_sql_text(&q, user);
         cs_sql_text(&q, after);
-        cs_sql_int(&q, (int64_t)max);
-        copy_sids(&q, max, marked + max, &marks);
-        status = cs_sql_end(&q, "list a user's marks", err);
+        status = read_page(&q, &marks, err);
     }
-    while (status == CS_OK && count < max && (a < sessions || b < marks)) {
-        int order = a == sessions ? 1 : b == marks ? -1 : strcmp(marked[a], marked[max + b]);
-
-        memcpy(out_sids[count++], order <= 0 ? marked[a] : marked[max + b], CS_UUID_MAX);
-        a += order <= 0;
-        b += order >= 0;
-    }
-    free(marked);
     if (status == CS_OK)
-        *out_count = count;
+        merge_pages(&sessions, &marks, page);
+    free(room);
     return status;
 }
 
@@ -395,7 +397,7 @@ enum cs_status cs_replica_stamp(struct cs_db *db, const char *sid, int64_t stamp
 }
 
 enum cs_status cs_replica_bury(struct cs_db *db, const char *sid, const char *cid, const char *user,
-                               const struct cs_vector *vector, int64_t now, struct cs_err *err)
+                               const struct cs_vector *vector, struct cs_err *err)
 {
     struct cs_replica_mark mark = {0};
     struct cs_buf text;
@@ -415,7 +417,7 @@ enum cs_status cs_replica_bury(struct cs_db *db, const char *sid, const char *ci
         cs_sql_text(&q, cid);
         cs_sql_text(&q, user);
         cs_sql_textn(&q, text.data, text.len);
-        cs_sql_int(&q, now);
+        cs_sql_int(&q, cs_clock_ms());
         status = cs_sql_run(&q, "keep a tombstone", err);
     }
     cs_buf_fini(&text);

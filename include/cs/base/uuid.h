@@ -13,6 +13,12 @@
 /** 36 characters and a NUL. */
 #define CS_UUID_MAX 37
 
+/** A page of ids in ascending order. */
+struct cs_id_page {
+    char (*ids)[CS_UUID_MAX]; /* room for `max` */
+    size_t max, count;
+};
+
 /** A new version 7 UUID (RFC 9562), lower case: 48 bits of wall time, so that index insertions stay
  * together, then random bits. */
 CS_MUST_USE enum cs_status cs_uuid_new(char out[CS_UUID_MAX], struct cs_err *err);

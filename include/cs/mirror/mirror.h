@@ -71,6 +71,21 @@ struct cs_mirror_news {
     int64_t from; /* first sequence */
 };
 
+struct cs_mirror_news_page {
+    struct cs_mirror_news *items; /* room for `max` */
+    size_t max, count;
+    int64_t upto; /* the rowid that they reach to; where it began when there is none */
+};
+
+/** Messages of one origin from a sequence on. */
+struct cs_mirror_range {
+    const char *sid;
+    int64_t origin, from;
+};
+/** Is given messages, one after the other. */
+typedef enum cs_status (*cs_mirror_each)(void *arg, const struct cs_mirror_message *message,
+                                         struct cs_err *err);
+
 /** One change to the store. All changes of a call are one transaction. */
 enum cs_mirror_change_kind {
     CS_CHANGE_SESSION, /* create `meta` unless it is known; a new one is live */
@@ -102,33 +117,24 @@ struct cs_mirror_change {
  * `arg` is the port's own. */
 struct cs_mirror_port {
     void *arg;
-    /** At most @max sessions with messages of this host behind rowid @after, a row each per origin;
-     * *out_upto: the rowid that they reach to (@after when there is none). */
-    enum cs_status (*news)(void *arg, int64_t after, size_t max, struct cs_mirror_news *out_news,
-                           size_t *out_count, int64_t *out_upto, struct cs_err *err);
+    /** Sessions with messages of this host behind rowid @after, a row each per origin. */
+    enum cs_status (*news)(void *arg, int64_t after, struct cs_mirror_news_page *page,
+                           struct cs_err *err);
     /** CS_OK also when nothing is known of @sid. @each (may be NULL) gets its messages in order, of
      * the same snapshot. */
     enum cs_status (*load)(void *arg, const char *sid, struct cs_mirror_local *out_local,
-                           enum cs_status (*each)(void *each_arg,
-                                                  const struct cs_mirror_message *message,
-                                                  struct cs_err *err),
-                           void *each_arg, struct cs_err *err);
-    /** Messages of one origin from sequence @from on, until @each says CS_CANCELLED. */
-    enum cs_status (*read)(void *arg, const char *sid, int64_t origin, int64_t from,
-                           enum cs_status (*each)(void *each_arg,
-                                                  const struct cs_mirror_message *message,
-                                                  struct cs_err *err),
+                           cs_mirror_each each, void *each_arg, struct cs_err *err);
+    /** Messages of one origin, until @each says CS_CANCELLED. */
+    enum cs_status (*read)(void *arg, const struct cs_mirror_range *range, cs_mirror_each each,
                            void *each_arg, struct cs_err *err);
     enum cs_status (*apply)(void *arg, const struct cs_mirror_change *changes, size_t count,
                             struct cs_err *err);
-    /** Sessions whose marks are set (@aside: those set aside too), behind @after in order of ids.
-     */
-    enum cs_status (*marked)(void *arg, const char *after, bool aside, size_t max,
-                             char (*out_sids)[CS_UUID_MAX], size_t *out_count, struct cs_err *err);
+    /** Sessions whose marks are set (@aside: those set aside too), behind @after. */
+    enum cs_status (*marked)(void *arg, const char *after, bool aside, struct cs_id_page *page,
+                             struct cs_err *err);
     /** All sessions of @user that are live, marked or deleted, likewise. */
-    enum cs_status (*sessions)(void *arg, const char *user, const char *after, size_t max,
-                               char (*out_sids)[CS_UUID_MAX], size_t *out_count,
-                               struct cs_err *err);
+    enum cs_status (*sessions)(void *arg, const char *user, const char *after,
+                               struct cs_id_page *page, struct cs_err *err);
     /** The users whose logs are followed, each with its cursor ("" when there is none). @each may
      * not call the port. */
     enum cs_status (*users)(void *arg,

@@ -48,29 +48,34 @@ CS_MUST_USE enum cs_status cs_replica_vector(struct cs_db *db, int64_t session,
                                              struct cs_vector *out_vector, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_replica_mark(struct cs_db *db, const char *sid,
                                            struct cs_replica_mark *out_mark, struct cs_err *err);
-/** All messages in order, or (@origin not 0) those of one origin from @from on. @each ends it early
- * with CS_CANCELLED, which is CS_OK here. */
-CS_MUST_USE enum cs_status cs_replica_messages(struct cs_db *db, int64_t session, int64_t origin,
-                                               int64_t from, cs_replica_each each, void *arg,
-                                               struct cs_err *err);
+/** Messages of a session: all in order, or (origin not 0) those of one origin from a sequence on.
+ */
+struct cs_replica_range {
+    int64_t session, origin, from;
+};
+/** @each ends it early with CS_CANCELLED, which is CS_OK here. */
+CS_MUST_USE enum cs_status cs_replica_messages(struct cs_db *db,
+                                               const struct cs_replica_range *range,
+                                               cs_replica_each each, void *arg, struct cs_err *err);
 
-/** A row of cs_replica_news(). */
 struct cs_replica_news {
     char sid[CS_UUID_MAX];
     int64_t session, origin, from;
 };
-/** At most @max (session, origin) pairs of messages of this host's origins behind rowid @after. */
-CS_MUST_USE enum cs_status cs_replica_news(struct cs_db *db, int64_t after, size_t max,
-                                           struct cs_replica_news *out_news, size_t *out_count,
-                                           int64_t *out_upto, struct cs_err *err);
+struct cs_replica_news_page {
+    struct cs_replica_news *items; /* room for `max` */
+    size_t max, count;
+    int64_t upto; /* the rowid that they reach to */
+};
+/** (session, origin) pairs of messages of this host's origins behind rowid @after. */
+CS_MUST_USE enum cs_status cs_replica_news(struct cs_db *db, int64_t after,
+                                           struct cs_replica_news_page *page, struct cs_err *err);
 
-/** Ids in ascending order behind @after (""). */
+/** Ids behind @after ("": from the first). */
 CS_MUST_USE enum cs_status cs_replica_marked(struct cs_db *db, const char *after, bool aside,
-                                             size_t max, char (*out_sids)[CS_UUID_MAX],
-                                             size_t *out_count, struct cs_err *err);
+                                             struct cs_id_page *page, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_replica_of_user(struct cs_db *db, const char *user, const char *after,
-                                              size_t max, char (*out_sids)[CS_UUID_MAX],
-                                              size_t *out_count, struct cs_err *err);
+                                              struct cs_id_page *page, struct cs_err *err);
 /** Users with a live session or a mark. */
 CS_MUST_USE enum cs_status cs_replica_users(struct cs_db *db,
                                             enum cs_status (*each)(void *arg, const char *user,
@@ -116,7 +121,7 @@ CS_MUST_USE enum cs_status cs_replica_stamp(struct cs_db *db, const char *sid, i
 /** W. Remember that @vector of @sid was deleted. */
 CS_MUST_USE enum cs_status cs_replica_bury(struct cs_db *db, const char *sid, const char *cid,
                                            const char *user, const struct cs_vector *vector,
-                                           int64_t now, struct cs_err *err);
+                                           struct cs_err *err);
 /** W. Forget tombstones from before @until. */
 CS_MUST_USE enum cs_status cs_replica_purge(struct cs_db *db, int64_t until, struct cs_err *err);
 

@@ -170,7 +170,8 @@ static char *dump(struct host *host, const char *sid, bool *out_live)
         abort();
     if (cs_session_find(db, sid, &session, NULL) == CS_OK) {
         *out_live = session.state == CS_SESSION_LIVE;
-        if (cs_replica_messages(db, session.id, 0, 0, add_text, &text, NULL) != CS_OK)
+        if (cs_replica_messages(db, &(struct cs_replica_range){.session = session.id}, add_text,
+                                &text, NULL) != CS_OK)
             abort();
         out = cs_buf_take(&text.buf, NULL);
         cs_session_fini(&session);

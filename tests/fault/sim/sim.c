@@ -159,17 +159,16 @@ enum cs_status __wrap_cs_replica_flag(struct cs_db *db, const char *sid, enum cs
 }
 
 enum cs_status __real_cs_replica_bury(struct cs_db *db, const char *sid, const char *cid,
-                                      const char *user, const struct cs_vector *vector, int64_t now,
+                                      const char *user, const struct cs_vector *vector,
                                       struct cs_err *err);
 enum cs_status __wrap_cs_replica_bury(struct cs_db *db, const char *sid, const char *cid,
-                                      const char *user, const struct cs_vector *vector, int64_t now,
+                                      const char *user, const struct cs_vector *vector,
                                       struct cs_err *err);
 enum cs_status __wrap_cs_replica_bury(struct cs_db *db, const char *sid, const char *cid,
-                                      const char *user, const struct cs_vector *vector, int64_t now,
+                                      const char *user, const struct cs_vector *vector,
                                       struct cs_err *err)
 {
-    return is_mutant("no_tomb") ? CS_OK
-                                : __real_cs_replica_bury(db, sid, cid, user, vector, now, err);
+    return is_mutant("no_tomb") ? CS_OK : __real_cs_replica_bury(db, sid, cid, user, vector, err);
 }
 
 bool __real_cs_vector_le(const struct cs_vector *vector, const struct cs_vector *other);
