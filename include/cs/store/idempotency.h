@@ -16,7 +16,8 @@ struct cs_idempotency {
     int64_t created_at;                /* wall ms */
 };
 
-/** W. Remember @key (1 … 255 bytes) for the turn. CS_CONFLICT if the key is known. */
+/** W. Remember @key (1 … 255 bytes) for the turn. CS_CONFLICT if the key is known, also one too old
+ * for cs_idempotency_find() that was not purged yet, or if the turn has a key already. */
 CS_MUST_USE enum cs_status cs_idempotency_insert(struct cs_db *db, const char *key,
                                                  const struct cs_idempotency *entry,
                                                  struct cs_err *err);

@@ -96,7 +96,7 @@ struct cs_session_filter {
 struct cs_session_list {
     struct cs_session *items; /* newest first */
     size_t count;
-    int64_t next_before_id; /* cursor of the next page, or 0 at the end */
+    int64_t next_before_id; /* cursor of the next page (this one may be short), or 0 at the end */
 };
 void cs_session_list_fini(struct cs_session_list *list);
 
