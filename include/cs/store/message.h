@@ -45,9 +45,9 @@ CS_MUST_USE enum cs_status cs_message_append(struct cs_db *db, const struct cs_m
  * Append the rendered messages of @session to @out, oldest first, comma-separated, without
  * brackets: the newest @limit (0: all) of those whose position is before @before (0: from the
  * newest). *out_count counts them; *out_before (may be NULL) is the value of @before that continues
- * with the older ones, 0 at the start. A position is
- * a message's rowid: it holds when messages of other hosts are merged in. One that @session does not
- * have is CS_INVALID, code "invalid_before". @out keeps what it held on failure.
+ * with the older ones, 0 at the start. A position is a message's rowid: it holds when messages of
+ * other hosts are merged in. One that @session does not have is CS_INVALID, code "invalid_before".
+ * @out keeps what it held on failure.
  */
 CS_MUST_USE enum cs_status cs_message_history(struct cs_db *db, int64_t session, unsigned limit,
                                               int64_t before, struct cs_buf *out,

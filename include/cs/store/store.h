@@ -60,9 +60,8 @@ typedef enum cs_status (*cs_store_apply)(struct cs_db *db, void *arg, struct cs_
  * Queue @apply and wait until it is durable (group commit) or has failed. Returns its status;
  * CS_FULL when the disk is full, CS_IO when the commit failed, CS_BUSY (nothing was done) when the
  * queue is full, CS_UNAVAILABLE after cs_store_close() began. On failure of the commit every write
- * of the group reports it. So do
- * those applied before a write for which SQLite had to abandon the whole transaction (it may, for
- * want of memory or disk); those behind it go into another one.
+ * of the group reports it. So do those applied before a write for which SQLite had to abandon the
+ * whole transaction (it may, for want of memory or disk); those behind it go into another one.
  */
 CS_MUST_USE enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void *arg,
                                           struct cs_err *err);
