@@ -27,6 +27,14 @@ def instant(tmp_path_factory):
     daemon.discard()
 
 
+@pytest.fixture
+def own(tmp_path):
+    """A daemon for one test alone, ended whatever becomes of it."""
+    daemon = Daemon(tmp_path / "one", codex=instant_codex(), args=["--http-threads", "16"]).start()
+    yield daemon
+    daemon.discard()
+
+
 def health_time(daemon):
     begun = time.monotonic()
     assert daemon.get("/health").status == 200
@@ -155,24 +163,22 @@ def test_on_one_connection_each_request_is_judged(instant):
     assert statuses == [200, 401, 200, 403]
 
 
-def test_a_credential_that_is_presented_must_be_right(tmp_path):
-    daemon = Daemon(tmp_path / "one", codex=instant_codex(), args=["--http-threads", "64"]).start()
-    token = token_of(daemon)
+def test_a_credential_that_is_presented_must_be_right(own):
+    token = token_of(own)
     wrong = [
         token[:-1], token + "0", token.upper(), "", "x" * 64, "Basic " + token, token[:-1] + chr(ord(token[-1]) ^ 1),
     ]
     for value in wrong:
         scheme = "" if value.startswith("Basic") else "Bearer "
-        answer = exchange(daemon, compose(daemon, "GET", "/health", f"Authorization: {scheme}{value}"))
+        answer = exchange(own, compose(own, "GET", "/health", f"Authorization: {scheme}{value}"))
         assert answer.status == 401, value
     for _ in range(30):
-        answer = exchange(daemon, compose(daemon, "GET", "/health", "Authorization: Bearer 0"))
+        answer = exchange(own, compose(own, "GET", "/health", "Authorization: Bearer 0"))
     assert answer.status == 429 and int(answer.headers["retry-after"]) > 0
-    right = compose(daemon, "GET", "/health", f"authorization: bearer {token}")
-    assert exchange(daemon, right).status == 200  # whoever has the token is never locked out
-    assert daemon.get("/health").status == 200
-    assert token not in daemon.log()
-    daemon.stop()
+    right = compose(own, "GET", "/health", f"authorization: bearer {token}")
+    assert exchange(own, right).status == 200  # whoever has the token is never locked out
+    assert own.get("/health").status == 200
+    assert token not in own.log()
 
 
 # ---- bytes ----
@@ -198,20 +204,18 @@ def test_a_header_hidden_behind_a_broken_line_does_not_pass(instant):
     assert exchange(instant, bare).status == 400
 
 
-def test_empty_lines_before_a_request_do_not_reach_what_is_left_in_the_buffer(tmp_path):
+def test_empty_lines_before_a_request_do_not_reach_what_is_left_in_the_buffer(own):
     """civetweb would take bytes of an earlier client for the rest of this request."""
-    daemon = Daemon(tmp_path / "one", codex=instant_codex(), args=["--http-threads", "16"]).start()
     for _ in range(200):  # every worker has seen a request
-        assert exchange(daemon, compose(daemon, "GET", "/healthz")).status == 200
-    request = compose(daemon, "GET", "/healthz")
+        assert exchange(own, compose(own, "GET", "/healthz")).status == 200
+    request = compose(own, "GET", "/healthz")
     for before in (b"\r\n", b"\r\n\r\n", b"\n\n", b" " * 12 + b"\r\n\r\n", b"\r\n" * 8, b"\r\n\r\n" * 1024):
-        with connect(daemon) as client:
+        with connect(own) as client:
             client.sendall(before + request)
             with client.makefile("rb") as stream:
                 answer = read_answer(stream)
                 assert answer.status in (400, 431), (before[:20], answer)
                 assert not stream.read()
-    daemon.stop()
 
 
 def test_a_refused_body_of_any_size_still_shows_its_answer(instant):
