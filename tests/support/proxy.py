@@ -6,7 +6,8 @@ import time
 
 
 class Proxy:
-    """mode: "pass", "refuse" (close at once), "stall" (accept, move nothing) or "slow" (delay each piece)."""
+    """mode: "pass", "refuse" (close at once), "stall" (accept, move nothing), "slow" (delay each piece)
+    or "swallow" (the target's answers vanish)."""
 
     def __init__(self, host, port, delay=0.0):
         self.target = (host, port)
@@ -79,6 +80,8 @@ class Proxy:
                     time.sleep(0.02)
                 if self.mode == "slow":
                     time.sleep(self.delay)
+                if self.mode == "swallow" and not counted:
+                    continue
                 if counted:
                     with self.lock:
                         self.bytes_to_target += len(data)

@@ -1,5 +1,6 @@
 """A real redis-server on a free loopback port."""
 
+import json
 import socket
 import subprocess
 from pathlib import Path
@@ -42,13 +43,24 @@ class Redis:
         except OSError:
             return False
 
+    def get(self, key):
+        """The JSON of a string, as a plain client reads it; None when there is none."""
+        with self.ask("GET", key) as stream:
+            size = int(stream.readline()[1:])
+            return json.loads(stream.read(size)) if size >= 0 else None
+
     def command(self, *words):
         """The first line of the reply to a command."""
+        with self.ask(*words) as stream:
+            return stream.readline().rstrip(b"\r\n")
+
+    def ask(self, *words):
+        """The replies to a command, as a binary stream."""
         parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
         data = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
             connection.sendall(data)
-            return connection.makefile("rb").readline().rstrip(b"\r\n")
+            return connection.makefile("rb")
 
     def kill9(self):
         self.process.kill()

@@ -1,0 +1,516 @@
+"""Several hosts and one Redis, as users meet them: real daemons, a real redis-server, a proxy that misbehaves."""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from support.codex import ROOT, codex_binary
+from support.context import assert_context
+from support.openapi import Document
+from support.process import SLOWNESS, wait_until
+from support.proxy import Proxy
+from support.redis import Redis
+
+from integration.test_waiting import instant_codex
+
+CLIENT = ROOT / "tests/support/redis_client.js"
+PACKAGE = ROOT / ".deps/redis-4.7.1/node_modules"
+
+
+@pytest.fixture
+def redis(tmp_path):
+    with Redis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def make_host(make_daemon, redis):
+    """A function that starts a host of the user anna, on the instant Codex unless told otherwise."""
+
+    def make(name, url=None, codex=None, args=(), env=None, online=True):
+        daemon = make_daemon(
+            name, codex=codex or instant_codex(), engine="app-server",
+            args=["--user", "anna", "--host-name", name, *args], env={"REDIS_URL": url or redis.url, **(env or {})},
+        ).start()
+        if online:
+            wait_until(lambda: daemon.health()["redis"] == "online", "it is online", 15)
+        return daemon
+
+    return make
+
+
+@pytest.fixture
+def proxied(redis, make_host):
+    """A function that starts a host whose way to Redis is a proxy: (host, proxy)."""
+    proxies = []
+
+    def make(name, **options):
+        proxies.append(Proxy("127.0.0.1", redis.port, delay=0.2).start())
+        return make_host(name, url=f"redis://127.0.0.1:{proxies[-1].port}", **options), proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.mode = "pass"
+        proxy.stop()
+
+
+def break_line(proxy, mode="refuse"):
+    proxy.mode = mode
+    if mode == "refuse":
+        proxy.cut()
+
+
+def mend_line(proxy):
+    """What was held back by a stalled line is gone with it."""
+    proxy.mode = "pass"
+    proxy.cut()
+
+
+def state(host):
+    return host.expect(200, host.get("/api/codex/sync"))["sync"]
+
+
+def sync(host, wait_ms=10_000):
+    return host.post("/api/codex/sync", {"waitMs": wait_ms})
+
+
+def messages(host, identifier):
+    """As they are shown; None while the session is unknown."""
+    reply = host.get(f"/api/codex/history/{identifier}?limit=100000")
+    return reply["messages"] if reply.status == 200 else None
+
+
+def in_redis(redis, session, count):
+    """Wait until Redis has so many messages; the session as a plain client sees it."""
+
+    def there():
+        value = redis.get(f"codex:session:{session}")
+        return value if value and len(value["messages"]) == count else None
+
+    return wait_until(there, f"{count} messages in Redis", 20)
+
+
+def on(host, session, count):
+    wait_until(lambda: len(messages(host, session) or []) == count, f"{count} messages on {host.folder.name}", 20)
+
+
+def drained(host):
+    """Ask for a sync until nothing is pending."""
+
+    def done():
+        now = sync(host)
+        return now.status == 200 and now["sync"]["state"] == "online" and now["sync"]["pendingMessages"] == 0
+
+    wait_until(done, "nothing is pending", 40, 0.2)
+
+
+@contextmanager
+def other_program(redis, *words):
+    env = {"PATH": os.environ["PATH"], "NODE_PATH": str(PACKAGE)}
+    process = subprocess.Popen(
+        ["node", CLIENT, redis.url, *words], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_program(redis, lines, *words):
+    with other_program(redis, *words) as process:
+        out, problems = process.communicate("".join(json.dumps(line) + "\n" for line in lines), 30 * SLOWNESS)
+        assert process.returncode == 0, problems
+        return out
+
+
+# ---- going on elsewhere ----
+
+
+@pytest.mark.smoke
+def test_a_host_that_never_saw_a_conversation_continues_it_with_all_its_context(make_host, model, redis):
+    here = make_host("alpha", codex=codex_binary())
+    first = here.ask("my cat is called Momo", context="we speak of pets")
+    here.go_on(first["conversationId"], "and my dog is Rex")
+    in_redis(redis, first["sessionId"], 5)
+    there = make_host("beta", codex=codex_binary())
+
+    answer = there.go_on(first["conversationId"], "what are my pets called?")
+
+    assert answer["sessionId"] == first["sessionId"] and answer["metadata"]["continued"] is True
+    assert "stale" not in answer["metadata"]
+    assert_context(model, "we speak of pets", "my cat is called Momo", first["response"], "and my dog is Rex",
+                   "what are my pets called?")
+    on(here, first["sessionId"], 7)
+    assert messages(here, first["sessionId"]) == messages(there, first["sessionId"])
+    assert {message["host"] for message in messages(here, first["sessionId"])} == {"alpha", "beta"}
+
+
+def test_a_host_that_was_away_sees_the_turns_of_the_others(make_host, proxied, redis):
+    away, line = proxied("away")
+    there = make_host("there")
+    first = away.ask("one")
+    in_redis(redis, first["sessionId"], 2)
+    break_line(line)
+    wait_until(lambda: state(away)["state"] == "offline", "it notices", 15)
+    there.go_on(first["conversationId"], "two")
+    there.go_on(first["conversationId"], "three")
+
+    old = away.get(f"/api/codex/history/{first['sessionId']}").json
+    assert len(old["messages"]) == 2 and old["metadata"] == {"stale": True}
+    assert away.get(f"/api/codex/session/{first['sessionId']}")["metadata"] == {"stale": True}
+
+    mend_line(line)
+    drained(away)
+    assert messages(away, first["sessionId"]) == messages(there, first["sessionId"])
+    assert "metadata" not in away.get(f"/api/codex/history/{first['sessionId']}").json
+    assert away.go_on(first["conversationId"], "four")["response"].startswith("echo 7:")
+    assert {host["name"] for host in state(away)["hosts"]} == {"there"}
+
+
+def test_hosts_that_went_on_apart_keep_both_ways_and_agree_on_the_head(proxied, redis):
+    a, line_a = proxied("alpha")
+    b, line_b = proxied("beta")
+    sid = a.ask("root")["sessionId"]
+    in_redis(redis, sid, 2)
+    on(b, sid, 2)
+    for line in (line_a, line_b):
+        break_line(line)
+    for host in (a, b):
+        wait_until(lambda host=host: state(host)["state"] == "offline", "it notices", 15)
+    stale = a.go_on(sid, "on alpha")["metadata"]
+    assert stale["stale"] is True
+    time.sleep(0.01)
+    b.go_on(sid, "on beta")
+    b.go_on(sid, "on beta again")
+    for line in (line_a, line_b):
+        mend_line(line)
+    drained(a)
+    drained(b)
+    on(a, sid, 8)
+    on(b, sid, 8)
+
+    shown = messages(a, sid)
+    assert shown == messages(b, sid)
+    assert [m["content"] for m in shown if m["type"] == "user" and m.get("branch")] == ["on alpha"]
+    assert a.session(sid)["sync"] == b.session(sid)["sync"] == "diverged"
+    assert a.go_on(sid, "next")["response"].startswith("echo 7:")  # root, on beta, on beta again, with answers
+    on(b, sid, 10)
+    assert b.go_on(sid, "and next")["response"].startswith("echo 9:")
+
+
+# ---- delete, expiry, eviction ----
+
+
+def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make_host, redis):
+    away, line = proxied("away")
+    there = make_host("there")
+    sid = away.ask("to be deleted")["sessionId"]
+    kept = away.ask("to be kept")["sessionId"]
+    on(there, sid, 2)
+    on(there, kept, 2)
+    break_line(line)
+    assert there.request("DELETE", f"/api/codex/session/{sid}").status == 200
+    mend_line(line)
+    drained(away)
+    wait_until(lambda: messages(away, sid) is None, "it is gone", 15)
+    assert away.post(f"/api/codex/session/{sid}/restore").status == 404
+    assert redis.get(f"codex:session:{sid}") is None
+    assert len(messages(away, kept)) == len(messages(there, kept)) == 2
+
+
+def test_a_deletion_does_not_take_what_it_did_not_see(proxied, make_host, redis):
+    away, line = proxied("away")
+    there = make_host("there")
+    sid = away.ask("one")["sessionId"]
+    on(there, sid, 2)
+    break_line(line)
+    away.go_on(sid, "two, which nobody knows yet")
+    there.request("DELETE", f"/api/codex/session/{sid}")
+    mend_line(line)
+    drained(away)
+    on(away, sid, 4)
+    on(there, sid, 4)
+    assert messages(away, sid) == messages(there, sid)
+
+
+def test_the_time_to_live_ends_on_all_hosts(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sid = a.ask("short", ttlSeconds=4)["sessionId"]
+    on(b, sid, 2)
+    b.go_on(sid, "slides")
+    time.sleep(3)
+    on(a, sid, 4)  # the second turn moved the end
+    wait_until(lambda: redis.get(f"codex:session:{sid}") is None, "gone from Redis", 20)
+    for host in (a, b):
+        wait_until(lambda host=host: archived(host) == [(sid, "expired")], "it expires", 20)
+        assert messages(host, sid) is None
+
+
+def archived(host):
+    listed = host.get("/api/codex/sessions?status=completed").json["sessions"]
+    return [(session["sessionId"], session["archiveReason"]) for session in listed]
+
+
+# ---- one turn at a time ----
+
+
+def test_a_second_host_is_told_which_one_is_busy(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    first = a.ask("one")
+    on(b, first["sessionId"], 2)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(a.go_on, first["conversationId"], "[[delay 3000]] two")
+        wait_until(lambda: redis.command("EXISTS", f"cx:lease:{first['sessionId']}") == b":1", "the lease", 10)
+        refused = b.go_on(first["conversationId"], "me too", status=409)
+        assert refused["code"] == "session_busy" and "alpha" in refused["error"]
+        slow.result()
+    on(b, first["sessionId"], 4)
+    assert b.go_on(first["conversationId"], "three")["response"].startswith("echo 5:")
+
+
+@pytest.mark.long
+def test_a_host_that_died_with_a_turn_blocks_the_others_for_a_minute_at_most(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sid = a.ask("one")["sessionId"]
+    on(b, sid, 2)
+    a.ask("[[hang]]", status=202, headers={"Prefer": "respond-async"})
+    body = {"sessionId": sid, "prompt": "[[hang]]", "timeoutMs": 600_000}
+    assert a.post("/api/codex/continue", body, headers={"Prefer": "respond-async"}).status == 202
+    wait_until(lambda: redis.command("EXISTS", f"cx:lease:{sid}") == b":1", "the lease", 10)
+    a.kill9()
+    body["prompt"] = "two"
+    wait_until(lambda: b.post("/api/codex/continue", body).status == 200, "b may", 65, 1)
+
+
+# ---- a Redis that fails ----
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("nemesis", ["refuse", "stall", "slow", "swallow"])
+def test_a_bad_line_to_redis_keeps_nobody_waiting_and_loses_nothing(proxied, make_host, redis, nemesis):
+    host, line = proxied("alpha")
+    other = make_host("beta")
+    sid = host.ask("before")["sessionId"]
+    in_redis(redis, sid, 2)
+    break_line(line, nemesis)
+    sids = [sid]
+    for n in range(5):
+        began = time.monotonic()
+        host.go_on(sid, f"meanwhile {n}")
+        sids.append(host.ask(f"new meanwhile {n}")["sessionId"])
+        assert host.health()["status"] == "ok"
+        assert time.monotonic() - began < 3 * SLOWNESS
+    if nemesis != "slow":
+        assert state(host)["pendingMessages"] > 0 or nemesis == "swallow"
+    mend_line(line)
+    drained(host)
+    assert len(in_redis(redis, sid, 12)["messages"]) == 12
+    for one in sids:
+        on(other, one, 12 if one == sid else 2)
+        assert messages(other, one) == messages(host, one)
+        assert host.session(one)["sync"] == "synced"
+
+
+def test_pending_is_counted_and_health_stays_well_while_redis_is_gone(make_host, redis):
+    host = make_host("alpha")
+    sid = host.ask("one")["sessionId"]
+    in_redis(redis, sid, 2)
+    redis.kill9()
+    wait_until(lambda: state(host)["state"] == "offline", "it notices", 15)
+    host.go_on(sid, "two")
+    new = host.ask("three")["sessionId"]
+    health = host.health()
+    assert health["status"] == "ok" and health["redis"] == "offline"
+    assert health["sync"]["pendingSessions"] == 2 and health["sync"]["pendingMessages"] == 4
+    assert health["sync"]["oldestPending"] and health["sync"]["error"]
+    assert host.stats()["sync"]["pendingMessages"] == 4
+    assert host.session(sid)["sync"] == host.session(new)["sync"] == "pending"
+    assert sync(host, 500).status in (202, 503)
+    redis.start()
+    drained(host)
+    in_redis(redis, sid, 4)
+    in_redis(redis, new, 2)
+
+
+def test_a_wiped_redis_is_filled_again_by_those_who_know(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sids = [a.ask("of a")["sessionId"], b.ask("of b")["sessionId"]]
+    on(b, sids[0], 2)
+    on(a, sids[1], 2)
+    redis.command("FLUSHALL")
+    drained(a)
+    for sid in sids:
+        assert in_redis(redis, sid, 2)["sessionId"] == sid
+        assert redis.command("SISMEMBER", "user:sessions:anna", sid) == b":1"
+
+
+def test_a_redis_without_room_is_told_and_filled_later(make_host, redis):
+    host, other = make_host("alpha"), make_host("beta")
+    redis.command("CONFIG", "SET", "maxmemory", "1")
+    sid = host.ask("no room")["sessionId"]
+    wait_until(lambda: state(host)["state"] == "full", "it notices", 15)
+    assert state(host)["pendingMessages"] == 2 and host.health()["status"] == "ok"
+    redis.command("CONFIG", "SET", "maxmemory", "0")
+    drained(host)
+    on(other, sid, 2)
+
+
+def test_a_redis_that_takes_no_writes_is_told_and_filled_later(make_host, redis):
+    host = make_host("alpha")
+    redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    sid = host.ask("nobody listens")["sessionId"]
+    wait_until(lambda: state(host)["state"] == "readonly", "it notices", 15)
+    assert host.go_on(sid, "on")["metadata"]["continued"] is True
+    redis.command("CONFIG", "SET", "min-replicas-to-write", "0")
+    drained(host)
+    in_redis(redis, sid, 4)
+
+
+def test_a_wrong_password_is_told_and_nothing_else_suffers(make_host, redis):
+    redis.command("CONFIG", "SET", "requirepass", "the-right-one")
+    host = make_host("alpha", url=f"redis://:a-wrong-one@127.0.0.1:{redis.port}", online=False)
+    wait_until(lambda: state(host)["state"] == "auth", "it notices", 15)
+    sid = host.ask("here")["sessionId"]
+    assert host.go_on(sid, "on")["metadata"]["stale"] is True
+    assert host.health()["redis"] == "auth"
+    doctor = host.run("doctor", "--data-dir", str(host.data_dir), "--codex", str(host.codex))
+    assert doctor.returncode == 1 and "FAIL  redis" in doctor.stdout and "check user and password" in doctor.stdout
+    for text in (host.log(), doctor.stdout, doctor.stderr, host.get("/health").text, host.get("/api/codex/sync").text):
+        assert "a-wrong-one" not in text
+
+
+@pytest.mark.smoke
+def test_kill_9_with_unsent_turns_loses_nothing(proxied, make_host, redis):
+    host, line = proxied("alpha")
+    other = make_host("beta")
+    sid = host.ask("sent")["sessionId"]
+    in_redis(redis, sid, 2)
+    break_line(line, "stall")
+    host.go_on(sid, "unsent")
+    new = host.ask("unsent too")["sessionId"]
+    host.kill9()
+    mend_line(line)
+    host.start()
+    on(other, sid, 4)
+    on(other, new, 2)
+    assert messages(other, sid) == messages(host, sid)
+
+
+# ---- other programs ----
+
+
+def test_readers_parse_the_session_at_every_moment_while_it_grows(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sid = a.ask("one")["sessionId"]
+    on(b, sid, 2)
+    with other_program(redis, "watch", f"codex:session:{sid}") as reader:
+        for n in range(20):
+            on((a, b)[n % 2], sid, 2 + 2 * n)
+            (a, b)[n % 2].go_on(sid, f"é {n} " + "x" * (100 * n))
+        in_redis(redis, sid, 42)
+        time.sleep(0.2)
+        out, problems = reader.communicate("", 30 * SLOWNESS)
+    assert reader.returncode == 0, problems
+    seen = json.loads(out)
+    assert seen["most"] == 42 and seen["reads"] > 100
+
+
+def plain_session(**fields):
+    now = "2026-11-22T09:00:0%d.000Z"
+    return {
+        "sessionId": str(uuid.uuid4()), "conversationId": str(uuid.uuid4()), "userId": "anna",
+        "createdAt": now % 0, "lastUsedAt": now % 1, "prompt": "my dog is Rex", "model": "gpt-5-codex",
+        "sandbox": "read-only", "context": {"empty": [], "big": 1723888888888123}, "status": "active",
+        "messages": [
+            {"type": "user", "content": "my dog is Rex", "timestamp": now % 0},
+            {"type": "assistant", "content": "noted 🐕", "timestamp": now % 1, "more": {"a": []}},
+        ],
+        **fields,
+    }
+
+
+def test_a_session_in_the_plain_format_is_continued(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    made = plain_session()
+    sid = made["sessionId"]
+    run_program(redis, [made], "create")
+
+    assert a.go_on(made["conversationId"], "what is my dog called?")["response"].startswith("echo 3:")
+
+    value = in_redis(redis, sid, 4)
+    assert value["createdAt"] == made["createdAt"] and value["prompt"] == made["prompt"]
+    assert [m["content"] for m in value["messages"]][:2] == ["my dog is Rex", "noted 🐕"]
+    on(b, sid, 4)
+    assert messages(a, sid) == messages(b, sid)
+
+
+def test_a_turn_that_a_plain_writer_added_is_taken_over(make_host, redis):
+    a = make_host("alpha")
+    sid = a.ask("one")["sessionId"]
+    in_redis(redis, sid, 2)
+    added = {"type": "user", "content": "from elsewhere", "timestamp": "2026-11-22T09:30:00.000Z"}
+    run_program(redis, [added], "append", f"codex:session:{sid}")
+    drained(a)
+    on(a, sid, 3)
+    a.go_on(sid, "two")
+    contents = sorted(message["content"] for message in in_redis(redis, sid, 5)["messages"])
+    assert contents == sorted(message["content"] for message in messages(a, sid))
+    assert "from elsewhere" in contents
+
+
+# ---- to see ----
+
+
+def test_the_state_is_shown_as_documented(make_host, redis):
+    document = Document()
+    a, b = make_host("alpha"), make_host("beta")
+    sid = a.ask("one")["sessionId"]
+    on(b, sid, 2)
+    b.go_on(sid, "two")
+    on(a, sid, 4)
+    done = sync(a)
+    assert done.status == 200 and done["done"] is True
+    document.check_answer("POST", "/api/codex/sync", 200, done.json)
+    shown = a.get("/api/codex/sync").json
+    document.check_answer("GET", "/api/codex/sync", 200, shown)
+    document.check_answer("GET", "/health", 200, a.health())
+    document.check_answer("GET", "/api/codex/history/{id}", 200, a.get(f"/api/codex/history/{sid}").json)
+    now = shown["sync"]
+    assert now["state"] == "online" and now["error"] is None and now["host"] == "alpha"
+    assert now["url"] == redis.url
+    assert now["pendingSessions"] == now["pendingMessages"] == 0 and now["oldestPending"] is None
+    assert now["commands"] > 0 and now["bytesSent"] > 0 and now["lastPush"] and now["lastPull"]
+    assert [host["name"] for host in now["hosts"]] == ["beta"] and now["quarantined"] == []
+    assert a.session(sid)["sync"] == "synced" and a.health()["redis"] == a.stats()["redis"] == "online"
+
+
+def test_the_verbs_tell_of_redis(make_host, redis):
+    a = make_host("alpha")
+    a.ask("one")
+    verb = a.run("sync", "--data-dir", str(a.data_dir))
+    assert verb.returncode == 0, verb.stderr
+    assert verb.stdout.startswith("redis      online since ") and "pending    0 messages" in verb.stdout
+    doctor = a.run("doctor", "--data-dir", str(a.data_dir), "--codex", str(a.codex)).stdout
+    assert f"ok    redis        {redis.url}" in doctor and "ok    sync         online" in doctor
+    a.stop()
+    verb = a.run("sync", "--data-dir", str(a.data_dir))
+    assert verb.returncode == 1 and "no daemon" in verb.stderr
+
+
+@pytest.mark.parametrize("env", [
+    {"UPSTASH_REDIS_URL": "https://calm-cod-1.upstash.io"}, {"UPSTASH_REDIS_REST_URL": "https://calm-cod-1.upstash.io"},
+    {"UPSTASH_REDIS_TOKEN": "a-token-alone"},
+])
+def test_half_of_the_upstash_settings_is_refused_before_anything_starts(make_daemon, env):
+    host = make_daemon()
+    refused = host.run("serve", "--port", "0", "--data-dir", str(host.data_dir), env=env)
+    assert refused.returncode == 1
+    assert refused.stderr == "codex-sessiond: Upstash Redis URL and TOKEN are required\n"
+    assert not host.data_dir.exists()
