@@ -856,10 +856,12 @@ enum cs_status cs_core_sync_status(struct cs_core *core, struct cs_sync_status *
     }
     status.aside = calloc(ASIDE_MAX, sizeof *status.aside);
     status.hosts = calloc(HOSTS_MAX, sizeof *status.hosts);
-    if (status.aside == NULL || status.hosts == NULL)
-        rc = cs_err_nomem(err);
-    if (rc == CS_OK)
-        rc = read_status(core, &status, err);
+    if (status.aside == NULL || status.hosts == NULL) {
+        free(status.aside);
+        free(status.hosts);
+        return cs_err_nomem(err);
+    }
+    rc = read_status(core, &status, err);
     if (rc != CS_OK) {
         cs_sync_status_fini(&status);
         return rc;

@@ -20,7 +20,7 @@
 #define REQUEST_MAX  (1u << 20)
 #define MARKED       64
 #define BELL_USERS   1000u
-#define STACK_BYTES  (512 * 1024)
+#define STACK_BYTES  ((size_t)512 * 1024)
 
 /* ---- small things ---- */
 
@@ -206,6 +206,7 @@ static enum cs_status keep_follow(struct cs_mirror *mirror, const char *user, co
     *follows = (struct cs_follow){.user = copy, .kept = true, .rung = true};
     (void)snprintf(follows->cursor, sizeof follows->cursor, "%s", cursor);
     mirror->follow_count++;
+    mirror->bell_stale = true;
     return CS_OK;
 }
 
@@ -251,6 +252,7 @@ static void publish_bell(struct cs_mirror *mirror)
     struct cs_buf users;
     char *text;
     size_t len, i;
+    bool stale;
 
     if (!mirror->threads)
         return;
@@ -272,9 +274,13 @@ static void publish_bell(struct cs_mirror *mirror)
         text = old;
     }
     mirror->bell_version++;
+    stale = mirror->bell_stale;
+    mirror->bell_stale = false;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
     free(text);
+    if (stale) /* it may be blocked on a list without the new users, for minutes */
+        cs_redis_interrupt(mirror->bell);
 }
 
 /* ---- connecting ---- */
@@ -625,8 +631,11 @@ static enum cs_status hold(struct cs_mirror *mirror, const char *sid, struct cs_
 {
     struct cs_held *held, *fresh = calloc(1, sizeof *fresh);
     unsigned char token[16];
-    enum cs_status rc = fresh != NULL ? cs_random(token, sizeof token, err) : cs_err_nomem(err);
+    enum cs_status rc;
 
+    if (fresh == NULL)
+        return cs_err_nomem(err);
+    rc = cs_random(token, sizeof token, err);
     if (rc != CS_OK) {
         free(fresh);
         return rc;
@@ -996,6 +1005,8 @@ static void *run_bell(void *arg)
         if (listen_once(&bell, &rang, &err) != CS_OK) {
             /* the mirror's own connection may be gone as well: let it find out */
             cs_redis_close(bell.mirror->bell);
+            if (err.status == CS_CANCELLED)
+                continue; /* at once: there are more users to listen for */
             ring(bell.mirror);
             until = cs_mono_ms() + 500 + cs_backoff_next(&backoff, CS_REDIS_LOST);
         } else if (rang) {

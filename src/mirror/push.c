@@ -176,11 +176,12 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
     struct batch *batch = calloc(1, sizeof *batch);
     struct cs_changes changes = {0};
     enum cs_verdict verdict = CS_VERDICT_OK;
-    enum cs_status rc = batch != NULL ? CS_OK : cs_err_nomem(err);
+    enum cs_status rc = CS_OK;
     int gaps = 0;
 
-    if (batch != NULL)
-        cs_buf_init(&batch->text, SIZE_MAX / 2);
+    if (batch == NULL)
+        return cs_err_nomem(err);
+    cs_buf_init(&batch->text, SIZE_MAX / 2);
     while (rc == CS_OK) {
         struct cs_script_reply reply = {0};
         struct cs_err why = {0};
@@ -210,8 +211,7 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
             break;
         from += (int64_t)batch->count;
     }
-    if (batch != NULL)
-        cs_buf_fini(&batch->text);
+    cs_buf_fini(&batch->text);
     free(batch);
     if (rc == CS_OK)
         rc = cs_changes_apply(mirror, &changes, err);

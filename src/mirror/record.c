@@ -52,7 +52,8 @@ static size_t skip_blanks(const char *text, size_t len, size_t at)
 
 static enum cs_status malformed(struct cs_err *err)
 {
-    return cs_err_set(err, CS_INVALID, "invalid_record", "a value in Redis is malformed");
+    (void)cs_err_set(err, CS_INVALID, "invalid_record", "a value in Redis is malformed");
+    return CS_INVALID;
 }
 
 typedef enum cs_status (*item_visitor)(void *arg, const char *item, size_t len, struct cs_err *err);
@@ -168,10 +169,12 @@ static enum cs_status read_object(struct cs_record *record, struct cs_err *err)
 {
     struct cs_mirror_message *message = &record->message;
     const char *turn;
-    enum cs_status rc = cs_json_parse(record->frag, message->len, RECORD_MAX, &record->root, err);
+    struct cs_json *root = NULL;
+    enum cs_status rc = cs_json_parse(record->frag, message->len, RECORD_MAX, &root, err);
 
     if (rc != CS_OK)
         return rc;
+    record->root = root;
     message->type = cs_json_get_string(record->root, "type");
     turn = cs_json_get_string(record->root, "turnId");
     message->turn = turn != NULL && cs_record_id_valid(turn) ? turn : NULL;
@@ -457,18 +460,22 @@ enum cs_status cs_changes_own_take(struct cs_changes *changes, void *memory, str
     void **owned;
 
     if (memory == NULL)
-        return cs_err_nomem(err);
+        goto nomem;
     if (changes->owned_count == changes->owned_cap) {
         owned = reallocarray(changes->owned, cap, sizeof *owned);
         if (owned == NULL) {
             free(memory);
-            return cs_err_nomem(err);
+            goto nomem;
         }
         changes->owned = owned;
         changes->owned_cap = cap;
     }
     changes->owned[changes->owned_count++] = memory;
     return CS_OK;
+
+nomem:
+    (void)cs_err_nomem(err);
+    return CS_NO_MEM;
 }
 
 const char *cs_changes_text(struct cs_changes *changes, const char *text, size_t len)
