@@ -253,9 +253,33 @@ def test_the_time_to_live_ends_on_all_hosts(make_host, redis):
         assert messages(host, sid) is None
 
 
+def test_the_eleventh_session_puts_out_the_least_recent_one_on_all_hosts(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sids = []
+    for n in range(10):
+        sids.append((a, b)[n % 2].ask(f"number {n}", userId="bob")["sessionId"])
+        in_redis(redis, sids[-1], 2)
+    for host in (a, b):
+        wait_until(lambda host=host: len(live_of_bob(host)) == 10, "all ten are on each host", 20)
+    b.go_on(sids[0], "used again")
+    on(a, sids[0], 4)
+    eleventh = a.ask("one too many", userId="bob")
+    in_redis(redis, eleventh["sessionId"], 2)
+    expected = {*sids, eleventh["sessionId"]} - {sids[1]}
+    for host in (a, b):
+        wait_until(lambda host=host: live_of_bob(host) == expected, "the least recent one is out", 20)
+        assert archived(host) == [(sids[1], "evicted")]
+    wait_until(lambda: redis.get(f"codex:session:{sids[1]}") is None, "it is gone from Redis", 20)
+    assert redis.command("SCARD", "user:sessions:bob") == b":10"
+
+
 def archived(host):
     listed = host.get("/api/codex/sessions?status=completed").json["sessions"]
     return [(session["sessionId"], session["archiveReason"]) for session in listed]
+
+
+def live_of_bob(host):
+    return {s["sessionId"] for s in host.get("/api/codex/sessions?userId=bob").json["sessions"]}
 
 
 # ---- one turn at a time ----
