@@ -15,6 +15,8 @@
 #define FULL_MS      INT64_C(21600000) /* between two comparisons of everything */
 #define RECONNECT_MS 600000            /* a younger one need not be repeated on a new connection */
 #define BLOCK_MS     600000            /* of the doorbell's read */
+#define REFUSED_MS   30000             /* before another try when Redis refuses us altogether */
+#define EAGER_MS     5000              /* a local write need not wait longer for another try */
 #define RENEW_MS     20000             /* of a lease */
 #define MESSAGE_MAX  (8u << 20)
 #define REQUEST_MAX  (1u << 20)
@@ -815,52 +817,101 @@ static int64_t next_time(struct cs_mirror *mirror)
     return at;
 }
 
+/* With the mutex held: take the syncs out of the list of asks; serve() does the others. */
+static struct cs_ask *take_syncs(struct cs_mirror *mirror)
+{
+    struct cs_ask *syncs = NULL, **end = &syncs, **link = &mirror->asks, *ask;
+
+    while ((ask = *link) != NULL) {
+        if (ask->kind != CS_ASK_SYNC) {
+            link = &ask->next;
+            continue;
+        }
+        *link = ask->next;
+        ask->next = NULL;
+        *end = ask;
+        end = &ask->next;
+    }
+    mirror->asks_end = link;
+    return syncs;
+}
+
+/* When the next step is due. */
+struct schedule {
+    int64_t retry_at; /* mono ms; 0: the last step worked */
+    int64_t eager_at; /* from then on a local write is reason enough to try again */
+};
+
 /* Sleep until there is something to do. Syncs that wait move to *out_syncs. False at the end. */
-static bool await_work(struct cs_mirror *mirror, int64_t retry_at, struct cs_ask **out_syncs)
+static bool await_work(struct cs_mirror *mirror, const struct schedule *schedule,
+                       struct cs_ask **out_syncs)
 {
     bool stopping;
 
     pthread_mutex_lock(&mirror->mutex);
     for (;;) {
-        int64_t at = retry_at != 0 ? retry_at : next_time(mirror);
+        int64_t at = schedule->retry_at != 0 ? schedule->retry_at : next_time(mirror);
+        int64_t now = cs_mono_ms();
 
-        if (mirror->stopping || mirror->asks != NULL || (mirror->woken && retry_at == 0))
+        if (mirror->stopping || mirror->asks != NULL ||
+            (mirror->woken && (schedule->retry_at == 0 || schedule->eager_at <= now)))
             break;
-        if (at <= cs_mono_ms() || !cs_cond_wait(&mirror->work, &mirror->mutex, at))
+        if (mirror->woken && schedule->eager_at < at)
+            at = schedule->eager_at;
+        if (at <= now)
             break;
+        (void)cs_cond_wait(&mirror->work, &mirror->mutex, at);
     }
-    mirror->woken = false;
-    *out_syncs = mirror->asks;
-    if (mirror->asks != NULL && mirror->asks->kind != CS_ASK_SYNC)
-        *out_syncs = NULL; /* serve() takes those; syncs behind them come next time */
-    else
-        mirror->asks = NULL, mirror->asks_end = &mirror->asks;
+    *out_syncs = take_syncs(mirror);
     stopping = mirror->stopping;
     pthread_mutex_unlock(&mirror->mutex);
     return !stopping;
 }
 
+/* After a step that failed: what Redis refuses today it refuses in a second, too. */
+static void plan_retry(struct cs_mirror *mirror, const struct cs_err *err,
+                       struct schedule *schedule)
+{
+    enum cs_redis_class class = cs_redis_class(err);
+    int64_t now = cs_mono_ms(), wait = cs_backoff_next(&mirror->backoff, class);
+
+    if (class == CS_REDIS_LARGE || class == CS_REDIS_NOSCRIPT || class == CS_REDIS_REFUSED ||
+        class == CS_REDIS_STOPPED)
+        wait = REFUSED_MS;
+    schedule->retry_at = now + wait + 1;
+    schedule->eager_at = class == CS_REDIS_DENIED ? schedule->retry_at : now + EAGER_MS;
+}
+
 static void *run(void *arg)
 {
     struct cs_mirror *mirror = arg;
+    struct schedule schedule = {0, 0};
     struct cs_ask *syncs;
-    int64_t retry_at = 0;
+    struct cs_err stopped = {0};
 
-    while (await_work(mirror, retry_at, &syncs)) {
+    while (await_work(mirror, &schedule, &syncs)) {
         struct cs_err err = {0};
-        enum cs_status rc;
+        int64_t now = cs_mono_ms();
+        bool woken;
 
-        if (retry_at > cs_mono_ms() && syncs == NULL) {
+        pthread_mutex_lock(&mirror->mutex);
+        woken = mirror->woken && schedule.eager_at <= now;
+        mirror->woken = mirror->woken && !woken && schedule.retry_at > now;
+        pthread_mutex_unlock(&mirror->mutex);
+        if (schedule.retry_at > now && syncs == NULL && !woken) {
             cs_mirror_serve(mirror);
             continue;
         }
-        rc = cs_mirror_step(mirror, syncs != NULL, &err);
+        if (cs_mirror_step(mirror, syncs != NULL, &err) == CS_OK ||
+            cs_redis_class(&err) == CS_REDIS_FULL)
+            schedule = (struct schedule){0, 0};
+        else
+            plan_retry(mirror, &err, &schedule);
         answer_syncs(mirror, syncs, &err);
-        retry_at = rc == CS_OK || cs_redis_class(&err) == CS_REDIS_FULL
-                       ? 0
-                       : cs_mono_ms() + cs_backoff_next(&mirror->backoff, cs_redis_class(&err)) + 1;
         cs_mirror_serve(mirror); /* what came meanwhile and found no connection is told so */
     }
+    (void)cs_err_set(&stopped, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
+    answer_syncs(mirror, syncs, &stopped);
     if (cs_redis_connected(mirror->redis)) {
         struct cs_err err = {0};
 
