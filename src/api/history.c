@@ -35,6 +35,8 @@ enum cs_status cs_api_history(struct cs_request *rq, struct cs_reply *reply, str
         rc = cs_query_int(rq, "before", "invalid_before", befores, &before, err);
     if (rc == CS_OK)
         rc = cs_core_history(rq->http->core, rq->param, (unsigned)limit, before, &history, err);
+    if (rc == CS_OK || rc == CS_NOT_FOUND)
+        cs_stale_note(rq);
     if (rc != CS_OK)
         return rc;
     render(rq, reply, history);

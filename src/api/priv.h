@@ -110,7 +110,7 @@ struct cs_request {
     struct cs_json *body; /* an object; NULL without a body */
     int status;           /* of an error that has no enum cs_status, else 0 */
     int retry_after;      /* seconds; 0: the status's usual */
-    bool stale;           /* its turn began without asking Redis for news */
+    bool stale;           /* Redis could not be asked: others may know more */
     char allow[64];       /* of a 405 */
     char code[48];        /* of a stored error; "": the struct cs_err's */
     char tid[CS_UUID_MAX], sid[CS_UUID_MAX],
@@ -192,6 +192,8 @@ void cs_reply_init(struct cs_reply *reply);
 void cs_reply_fini(struct cs_reply *reply);
 /** Begin a body: the writer appends to reply->out, whose header room is reserved. */
 void cs_reply_begin(struct cs_reply *reply, struct cs_jsonw *w);
+/** Append member "metadata", which says so, if rq->stale; else nothing. */
+void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq);
 /** Add a header line. */
 void cs_reply_header(struct cs_reply *reply, const char *name, const char *value);
 /** Make @reply the rendering of @err: {success:false, error, code, requestId, ids of the turn}. */
@@ -229,9 +231,8 @@ enum cs_status cs_route_missing(struct cs_request *rq, struct cs_err *err);
 
 /** Append member "sync": how this host stands against Redis. */
 void cs_sync_render(struct cs_jsonw *w, const struct cs_sync_status *status);
-/** Append member "metadata", which says so, if Redis cannot be asked whether others know more; else
- * nothing. */
-void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq);
+/** Set rq->stale if Redis cannot be asked now. */
+void cs_stale_note(struct cs_request *rq);
 
 enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_continue(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);

@@ -71,6 +71,7 @@ enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, str
     struct cs_jsonw w;
     enum cs_status rc = cs_core_session(rq->http->core, rq->param, &session, err);
 
+    cs_stale_note(rq);
     if (rc != CS_OK)
         return rc;
     cs_reply_begin(reply, &w);

@@ -61,22 +61,19 @@ void cs_sync_render(struct cs_jsonw *w, const struct cs_sync_status *status)
     cs_jsonw_end_object(w);
 }
 
-void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq)
+void cs_stale_note(struct cs_request *rq)
 {
     switch (cs_core_sync_state(rq->http->core)) {
     case CS_MIRROR_OFF: /* there are no others */
     case CS_MIRROR_ONLINE:
     case CS_MIRROR_FULL: /* reading goes on */
-        return;
+        break;
     case CS_MIRROR_CONNECTING:
     case CS_MIRROR_OFFLINE:
     case CS_MIRROR_AUTH:
     case CS_MIRROR_READONLY:
-        break;
+        rq->stale = true;
     }
-    cs_jsonw_object(w, "metadata");
-    cs_jsonw_bool(w, "stale", true);
-    cs_jsonw_end_object(w);
 }
 
 /* Whether a wait was long enough is @done; NULL where nobody waited. */

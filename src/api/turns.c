@@ -177,6 +177,8 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
     char tid[CS_UUID_MAX];
     enum cs_status rc = cs_turn_begin(rq->http->core, request, &turn, tid, err);
 
+    if (rc == CS_NOT_FOUND)
+        cs_stale_note(rq);
     if (rc != CS_OK)
         return rc;
     memcpy(rq->tid, tid, sizeof rq->tid);

@@ -165,6 +165,9 @@ def test_a_host_that_was_away_sees_the_turns_of_the_others(make_host, proxied, r
     old = away.get(f"/api/codex/history/{first['sessionId']}").json
     assert len(old["messages"]) == 2 and old["metadata"] == {"stale": True}
     assert away.get(f"/api/codex/session/{first['sessionId']}")["metadata"] == {"stale": True}
+    unknown = str(uuid.uuid4())
+    assert away.session(unknown, 404)["metadata"] == away.go_on(unknown, "x", 404)["metadata"] == {"stale": True}
+    assert "metadata" not in there.session(unknown, 404)
 
     mend_line(line)
     drained(away)
