@@ -3,10 +3,11 @@
 --   REFRESH_S LEASE_MS
 --
 -- The tail, the last `w` bytes of a session's value:
---   ],"_cx":{"p":1,"L":…,"at":…,"ix":…,"mv":…,"vv":{"origin":n,…}},"lastUsedAt":"…",…,"messageCount":n   ,"w":"1024"}
--- L counts the bytes of the value. `at` is the stamp of the last append: microseconds of the server's
--- clock. `ix` is the stamp at which the index keys were refreshed, `mv` the version of what precedes
--- the messages. Users' JSON is never decoded.
+--   ],"_cx":{"p":1,"L":…,"at":…,"ix":…,"mv":…,"vv":{"origin":n,…}},
+--   "lastUsedAt":"…",…,"messageCount":n      ,"w":"1024"}            (in one line)
+-- L counts the bytes of the value. `at` is the stamp of the last append: microseconds of the
+-- server's clock. `ix` is the stamp at which the index keys were refreshed, `mv` the version of what
+-- precedes the messages. Users' JSON is never decoded.
 --
 -- A script checks everything before its first write; the log is written first, the state after it.
 -- Replies: {verdict, sequence, length, entry id, text, list}, cut after the last that matters.
@@ -65,6 +66,9 @@ local function count(vv)
   return sum
 end
 
+local TAIL = '^%],"_cx":{"p":%d+,"L":(%d+),"at":(%d+),"ix":(%d+),"mv":(%d+),"vv":{([^{}]*)}}' ..
+  '(,"lastUsedAt":".-),"messageCount":%d+ *,"w":"%d+"}$'
+
 -- The tail of the value at `key`, or nil and MISS, FOREIGN or PROTOCOL.
 local function read_tail(key)
   local text = call('GETRANGE', key, -WIDTH, -1)
@@ -74,16 +78,19 @@ local function read_tail(key)
   if #text ~= width then return nil, 'FOREIGN' end
   local protocol = text:match('^%],"_cx":{"p":(%d+)[,}]')
   if protocol and tonumber(protocol) > PROTOCOL then return nil, 'PROTOCOL' end
-  local L, at, ix, mv, vector, state = text:match(
-    '^%],"_cx":{"p":%d+,"L":(%d+),"at":(%d+),"ix":(%d+),"mv":(%d+),"vv":{([^{}]*)}}(,"lastUsedAt":".-),"messageCount":%d+ *,"w":"%d+"}$')
+  local L, at, ix, mv, vector, state = text:match(TAIL)
   local vv = vector and read_vector(vector)
   if not vv or tonumber(L) > VALUE_MAX then return nil, 'FOREIGN' end
-  return {L = tonumber(L), at = tonumber(at), ix = tonumber(ix), mv = mv, vv = vv, state = state, width = width}
+  return {
+    L = tonumber(L), at = tonumber(at), ix = tonumber(ix),
+    mv = mv, vv = vv, state = state, width = width,
+  }
 end
 
 -- A tail of `width` bytes; nil if it does not fit. Room is kept for numbers of more digits.
 local function write_tail(t, width)
-  local head = string.format('],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f,"mv":%s,"vv":%s}%s,"messageCount":%.0f',
+  local head = string.format(
+    '],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f,"mv":%s,"vv":%s}%s,"messageCount":%.0f',
     PROTOCOL, t.L, t.at, t.ix, t.mv, write_vector(t.vv), t.state, count(t.vv))
   local foot = string.format(',"w":"%d"}', width)
   local room = width - #head - #foot

@@ -3,7 +3,7 @@
 -- ARGV  1 session id  2 vector that the deletion covers
 -- Reply {OK, 0, 0, entry id, joined tombstone}
 --       {DUP, 0, 0, '', tombstone}      it stands already; nothing written
---       {NEWER, 0, 0, '', vector}       Redis holds messages that it does not cover; nothing written
+--       {NEWER, 0, 0, '', vector}       Redis holds messages beyond it; nothing written
 --       {FOREIGN|PROTOCOL}              nothing written
 local sid, dead = ARGV[1], argument_vector(ARGV[2])
 if not dead then return redis.error_reply('ERR a deletion without a vector') end

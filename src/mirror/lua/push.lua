@@ -2,12 +2,13 @@
 -- KEYS  1 session  2 log  3 user's set  4 conversation  [5 lease]
 -- ARGV  1 session id  2 time to live (s; 0: none)  3 origin  4 sequence of the first message
 --       5 state: `,"lastUsedAt":"…",…`  6 token of the lease, or ''  7… messages (JSON objects)
--- Reply {OK|NOINDEX, sequence, length, entry id}    written; NOINDEX: the user's set does not have it
+-- Reply {OK|NOINDEX, sequence, length, entry id}    written; NOINDEX: the user's set lacks it
 --       {DUP|FORK|GAP, sequence}                    nothing written
 --       {MISS|FOREIGN|PROTOCOL|NOLOG|WIDE|LARGE}    nothing written
 --       {TORN}                                      the value did not have its length: removed
--- Calls GETRANGE, XADD, SETRANGE, EXPIRE; with a lease GETDEL; every ten minutes STRLEN, SISMEMBER, TTL,
--- EXPIRE, SET; a day's first EXPIRE of the log. A wide tail costs one GETRANGE more, a repeated message one GET.
+-- Calls GETRANGE, XADD, SETRANGE, EXPIRE; with a lease GETDEL; every ten minutes STRLEN, SISMEMBER,
+-- TTL, EXPIRE, SET; a day's first EXPIRE of the log. A wide tail costs one GETRANGE more, a repeated
+-- message one GET.
 -- Touches no key that it does not declare.
 local FIRST = 7
 local sid, ttl, origin, from = ARGV[1], lifetime(ARGV[2]), ARGV[3], tonumber(ARGV[4])

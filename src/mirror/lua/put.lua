@@ -12,7 +12,8 @@
 --                limit; the session is not in Redis
 -- Reads and evicts other sessions of the user: keys that it does not declare.
 local sid, ttl, prefix, messages = ARGV[1], lifetime(ARGV[2]), ARGV[3], ARGV[4]
-local new, mv, limit, heal = argument_vector(ARGV[5]), ARGV[7], tonumber(ARGV[9]), tonumber(ARGV[10])
+local new, mv = argument_vector(ARGV[5]), ARGV[7]
+local limit, heal = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 local EVICTED_S = 900 -- how long an eviction is remembered, against requests that come late
 local NEVER = 9007199254740991
@@ -61,7 +62,9 @@ end
 
 if not new or messages == '' then return redis.error_reply('ERR a session without messages') end
 local marks = call('MGET', KEYS[5], eviction_key(sid))
-if marks[1] and covers(argument_vector(marks[1]) or {}, new) then return {'TOMB', 0, 0, '', marks[1]} end
+if marks[1] and covers(argument_vector(marks[1]) or {}, new) then
+  return {'TOMB', 0, 0, '', marks[1]}
+end
 
 local t, why = read_tail(KEYS[1])
 if t and call('STRLEN', KEYS[1]) ~= t.L then t, why = nil, 'TORN' end -- nobody can read it
@@ -78,7 +81,9 @@ if t and (not covers(new, t.vv) or less(mv, t.mv)) then
 end
 local mine = call('SISMEMBER', KEYS[3], sid) == 1
 local same = t and mv == t.mv and covers(t.vv, new) -- then only what is around it may be missing
-if same and mine and call('EXISTS', KEYS[2]) == 1 then return {'DUP', 0, 0, '', write_vector(t.vv)} end
+if same and mine and call('EXISTS', KEYS[2]) == 1 then
+  return {'DUP', 0, 0, '', write_vector(t.vv)}
+end
 
 local life, at = ttl, 0
 if heal > 0 then
@@ -133,7 +138,8 @@ call('EXPIRE', KEYS[2], LOG_TTL)
 local names = {}
 for i, other in ipairs(evict) do
   local key = session_prefix .. other.sid
-  local cid = call('GETRANGE', key, 0, 255):match('^{"sessionId":"[^"]*","conversationId":"([^"\\]*)"')
+  local head = call('GETRANGE', key, 0, 255)
+  local cid = head:match('^{"sessionId":"[^"]*","conversationId":"([^"\\]*)"')
   if other.t then
     local mark = other.t.mv .. ' ' .. write_vector(other.t.vv)
     call('SET', eviction_key(other.sid), mark, 'EX', EVICTED_S)
