@@ -109,13 +109,18 @@ static void app_server_killed_in_a_turn_does_not_show_its_prompt_again(void **st
 static void app_server_is_cancelled_quickly_and_its_tools_with_it(void **state)
 {
     START(CS_ENGINE_APP_SERVER);
-    struct cs_engine_request request = request_for("[[tool sleep 4711]]");
+    char prompt[64];
+    char look[96];
     struct outcome outcome;
+    /* a length of its own: other runs of this test may be under way on this machine */
+    snprintf(prompt, sizeof(prompt), "[[tool sleep 4%07d]]", getpid());
+    snprintf(look, sizeof(look), "pgrep -f '^sleep 4%07d' >/dev/null", getpid());
+    struct cs_engine_request request = request_for(prompt);
     outcome_init(&outcome);
     request.sandbox = "danger-full-access";
     struct cs_engine_turn *turn = begin_turn(&bench, &request);
     assert_true(pull(turn, &outcome, CS_EVENT_STARTED, WAIT_MS));
-    for (int i = 0; i < 500 && system("pgrep -f '^sleep 4711' >/dev/null") != 0; i++) {
+    for (int i = 0; i < 500 && system(look) != 0; i++) {
         pull(turn, &outcome, CS_EVENT_DONE, 10);
     }
     int64_t start = cs_mono_ms();
@@ -124,10 +129,10 @@ static void app_server_is_cancelled_quickly_and_its_tools_with_it(void **state)
     assert_in_range(cs_mono_ms() - start, 0, 2000);
     assert_int_equal(outcome.status, CS_CANCELLED);
     cs_engine_turn_free(turn);
-    for (int i = 0; i < 200 && system("pgrep -f '^sleep 4711' >/dev/null") == 0; i++) {
+    for (int i = 0; i < 200 && system(look) == 0; i++) {
         usleep(10000);
     }
-    assert_int_not_equal(system("pgrep -f '^sleep 4711' >/dev/null"), 0);
+    assert_int_not_equal(system(look), 0);
     outcome_fini(&outcome);
 }
 
