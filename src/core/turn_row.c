@@ -10,6 +10,7 @@
 #include "sync.h"
 
 #define EVICTED_MAX 65536 /* bytes of the JSON array of evicted ids */
+#define PURGE_MAX   10000 /* old keys forgotten in one go */
 
 struct begin {
     struct cs_turn *turn;
@@ -121,6 +122,7 @@ static enum cs_status insert_turn(struct cs_db *db, struct begin *begin, struct 
         .at = begin->now,
     };
     struct cs_idempotency entry;
+    int64_t next;
     enum cs_status rc = cs_message_append(db, &prompt, &turn->row.prompt_message, err);
 
     if (rc != CS_OK)
@@ -130,6 +132,10 @@ static enum cs_status insert_turn(struct cs_db *db, struct begin *begin, struct 
     rc = cs_turn_insert(db, &turn->row, err);
     turn->row.evicted = NULL; /* borrowed for the call */
     if (rc != CS_OK || turn->idempotency_key == NULL)
+        return rc;
+    /* a key past its time may be used anew, also before the sweeper has come by */
+    rc = cs_idempotency_purge(db, oldest_key(begin->config), PURGE_MAX, &next, err);
+    if (rc != CS_OK)
         return rc;
     memcpy(entry.body, turn->body_hash, CS_SHA256_LEN);
     entry.turn = turn->row.id;

@@ -158,6 +158,15 @@ static void begin_hanging(struct fixture *f, const struct cs_turn_request *reque
     await_running(f, 1);
 }
 
+/* Restart with the wall clock at @now: a jump within one run would be taken for a wrong clock. */
+static void restart_at(struct fixture *f, int64_t now)
+{
+    close_core(f);
+    fake_now = now;
+    cs_clock_override(now_faked);
+    open_core(f);
+}
+
 /* ---- cases ---- */
 
 static void a_turn_stores_prompt_and_answer(void **state)
@@ -345,6 +354,24 @@ static void an_idempotency_key_runs_one_turn(void **state)
     cs_turn_view_fini(&b);
 }
 
+static void an_idempotency_key_past_its_day_runs_anew(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view a, b;
+    int64_t start = cs_clock_ms();
+
+    request.idempotency_key = "key-4";
+    restart_at(f, start);
+    a = run(f, &request);
+    fake_now = start + 25 * INT64_C(3600) * 1000; /* a jump: the sweeper holds back */
+    b = run(f, &request);
+    assert_int_equal(f->engine.starts, 2);
+    assert_string_not_equal(a.row.tid, b.row.tid);
+    cs_turn_view_fini(&a);
+    cs_turn_view_fini(&b);
+}
+
 static void a_replay_of_a_running_turn_finds_that_turn(void **state)
 {
     struct fixture *f = *state;
@@ -419,15 +446,6 @@ static void the_own_user_has_no_limit(void **state)
     assert_int_equal(cs_core_figures(f->core, &figures, NULL), CS_OK);
     assert_int_equal(figures.sessions.live, 12);
     assert_int_equal(figures.turns.completed, 12);
-}
-
-/* Restart with the wall clock at @now: a jump within one run would be taken for a wrong clock. */
-static void restart_at(struct fixture *f, int64_t now)
-{
-    close_core(f);
-    fake_now = now;
-    cs_clock_override(now_faked);
-    open_core(f);
 }
 
 static void an_hour_without_use_expires_and_restore_brings_back(void **state)
@@ -583,6 +601,7 @@ int main(void)
         CASE(a_session_takes_one_turn_at_a_time),
         CASE(a_drain_interrupts_running_turns),
         CASE(an_idempotency_key_runs_one_turn),
+        CASE(an_idempotency_key_past_its_day_runs_anew),
         CASE(a_replay_of_a_running_turn_finds_that_turn),
         CASE(an_interrupted_turn_is_never_run_twice),
         CASE(the_eleventh_session_puts_out_the_least_recently_used),
