@@ -49,7 +49,7 @@ static void harden(void)
     signal(SIGPIPE, SIG_IGN);
     /* Thousands of threads that allocate little: an arena for each of a few at a time is enough,
      * and each costs memory. */
-    mallopt(M_ARENA_MAX, MALLOC_ARENAS);
+    mallopt(M_ARENA_MAX, MALLOC_ARENAS); /* NOLINT(concurrency-mt-unsafe): before any thread */
 }
 
 static enum cs_status redact(const struct cs_config *config, const char *password,
