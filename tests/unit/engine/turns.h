@@ -80,6 +80,8 @@ static inline void bench_dir(struct bench *bench)
     memset(bench, 0, sizeof(*bench));
     snprintf(bench->dir, sizeof(bench->dir), "/tmp/cs-engine-XXXXXX");
     assert_non_null(mkdtemp(bench->dir));
+    /* Codex runs commands in a login shell: not with the profile of whoever runs the tests. */
+    assert_int_equal(setenv("HOME", bench->dir, 1), 0);
     cs_log_set_level(CS_LOG_ERROR);
 }
 
@@ -113,8 +115,8 @@ static inline void bench_fake(struct bench *bench, enum cs_engine_kind kind, con
     project_path("support/fake_codex.py", script);
     snprintf(bench->codex, sizeof(bench->codex), "%s/codex", bench->dir);
     snprintf(text, sizeof(text),
-             "#!/bin/sh\nexec python3 '%s' --scenario '%s' --log '%s/log' \"$@\"\n", script,
-             scenario, bench->dir);
+             "#!/bin/sh\nexec /usr/bin/python3 '%s' --scenario '%s' --log '%s/log' \"$@\"\n",
+             script, scenario, bench->dir);
     write_text_file(bench->codex, text, 0755);
     bench_engine(bench, kind, NULL);
 }
@@ -180,7 +182,7 @@ static inline void codex_home(const struct bench *bench, const char *name)
     free(port);
     pid_t pid = fork();
     if (pid == 0) {
-        execlp("python3", "python3", script, home, url, (char *)NULL);
+        execl("/usr/bin/python3", "python3", script, home, url, (char *)NULL);
         _exit(127);
     }
     int status;
@@ -204,7 +206,7 @@ static inline bool bench_real(struct bench *bench, enum cs_engine_kind kind, con
     bench->model = fork();
     if (bench->model == 0) {
         FILE *quiet = freopen("/dev/null", "w", stdout);
-        execlp("python3", "python3", script, "--port-file", port_file, (char *)NULL);
+        execl("/usr/bin/python3", "python3", script, "--port-file", port_file, (char *)NULL);
         _exit(quiet ? 127 : 126);
     }
     for (int i = 0; i < 1000 && access(port_file, R_OK) != 0; i++) {

@@ -89,8 +89,8 @@ static void a_malformed_message_is_refused(void **state)
         "{\"type\":\"user\",\"content\":7,\"_cx\":[\"0000000000000abc\",1,\"5\",\"\"]}",
         "{\"content\":\"x\",\"_cx\":[\"0000000000000abc\",1,\"5\",\"\"]}",
         "{\"type\":\"user\",\"content\":\"\xff\",\"_cx\":[\"0000000000000abc\",1,\"5\",\"\"]}",
-        "{\"type\":\"user\",\"type\":\"user\",\"content\":\"x\",\"_cx\":[\"0000000000000abc\",1,"
-        "\"5\",\"\"]}",
+        ("{\"type\":\"user\",\"type\":\"user\",\"content\":\"x\","
+         "\"_cx\":[\"0000000000000abc\",1,\"5\",\"\"]}"),
     };
     struct cs_record record;
 
