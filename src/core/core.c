@@ -121,6 +121,7 @@ void cs_core_free(struct cs_core *core)
     while (core->turns > 0) /* their threads are about to let go */
         (void)cs_cond_wait(&core->idle, &core->mutex, CS_NEVER);
     pthread_mutex_unlock(&core->mutex);
+    cs_sync_stop(core);
     cs_history_cache_free(core->cache);
     config_free(atomic_load(&core->config));
     for (i = 0; i < core->old_count; i++)
