@@ -930,6 +930,10 @@ static void *run(void *arg)
         (void)!cs_push_news(mirror, &err); /* what a drained turn left */
         (void)!tend_leases(mirror, &err);
     }
+    pthread_mutex_lock(&mirror->mutex);
+    mirror->ended = true;
+    pthread_cond_broadcast(&mirror->answered);
+    pthread_mutex_unlock(&mirror->mutex);
     return NULL;
 }
 
@@ -1150,8 +1154,7 @@ enum cs_status cs_mirror_start(struct cs_mirror *mirror, struct cs_err *err)
 
 void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline)
 {
-    struct timespec until;
-    int64_t left = deadline - cs_mono_ms();
+    bool ended;
 
     if (mirror == NULL || !mirror->threads)
         return;
@@ -1160,18 +1163,15 @@ void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline)
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
     cs_redis_interrupt(mirror->bell);
-    (void)clock_gettime(CLOCK_MONOTONIC, &until);
-    left = left > 0 ? left : 0;
-    until.tv_sec += left / 1000;
-    until.tv_nsec += left % 1000 * INT64_C(1000000);
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
-    if (pthread_clockjoin_np(mirror->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
+
+    pthread_mutex_lock(&mirror->mutex);
+    while (!mirror->ended && cs_cond_wait(&mirror->answered, &mirror->mutex, deadline))
+        continue;
+    ended = mirror->ended;
+    pthread_mutex_unlock(&mirror->mutex);
+    if (!ended)
         cs_redis_interrupt(mirror->redis);
-        pthread_join(mirror->thread, NULL);
-    }
+    pthread_join(mirror->thread, NULL);
     cs_redis_interrupt(mirror->bell);
     pthread_join(mirror->bell_thread, NULL);
     mirror->threads = false;
