@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -241,6 +242,7 @@ static void start_server(void)
     (void)snprintf(log, sizeof log, "%s/redis.log", sim.dir);
     server = fork();
     if (server == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not to outlive a simulation that is killed */
         execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", path, "--save", "",
                "--appendonly", "no", "--logfile", log, "--dir", sim.dir, (char *)NULL);
         _exit(127);
