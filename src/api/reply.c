@@ -5,7 +5,7 @@
 #include "cs/base/clock.h"
 #include "priv.h"
 
-#define BODY_MAX (512u * 1024 * 1024)
+#define BODY_MAX ((size_t)512 << 20) /* bytes */
 #define WRITE_SLICE                                                                                \
     262144            /* a longer answer is sent in pieces, each of which may find the time over */
 #define WRITE_RATE 64 /* bytes per ms: a reader slower than this over all is let go */
@@ -162,10 +162,7 @@ static int send_nothing(struct cs_request *rq)
 
 static char *put(char *at, const char *text)
 {
-    size_t len = strlen(text);
-
-    memcpy(at, text, len);
-    return at + len;
+    return mempcpy(at, text, strlen(text));
 }
 
 static char *put_number(char *at, size_t number)
