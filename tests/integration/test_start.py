@@ -23,7 +23,9 @@ def start(tmp_path):
         command = [str(ROOT / "scripts/start"), "--port", "0", "--data-dir", str(tmp_path / "data")]
         with open(log, "wb") as out:
             process = subprocess.Popen(
-                command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                command, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                # a runner in the background passes on an ignored SIGINT, which no shell can trap any more
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         made.append(process)
 
