@@ -43,11 +43,11 @@ def health_time(daemon):
 
 @pytest.fixture(autouse=True)
 def still_well(instant):
-    """Whatever a test did, the same daemon answers at once afterwards (or the machine was busy: then the next time)."""
+    """Whatever a test did, the same daemon answers at once afterwards."""
     pid = instant.pid
     yield
     assert instant.process.poll() is None and instant.pid == pid
-    assert min(health_time(instant) for _ in range(5)) < 0.1 * SLOWNESS
+    assert health_time(instant) < 0.1 * SLOWNESS
 
 
 def token_of(daemon):
@@ -421,7 +421,6 @@ def test_ten_thousand_malformed_requests(instant):
     for _ in range(100):
         send(100)
         times.append(health_time(instant))
-    times.sort()
-    assert times[94] < 0.1 * SLOWNESS and times[-1] < 2 * SLOWNESS  # the machine may be busy now and then
+    assert max(times) < 0.1 * SLOWNESS
     if SLOWNESS == 1:  # a sanitizer keeps what is freed
         assert status_kb(instant.pid, "VmRSS") - before < 5 * 1024
