@@ -71,6 +71,7 @@ static void note_event(struct cs_turn *turn, const struct cs_engine_event *event
         break;
     case CS_EVENT_DELTA:
     case CS_EVENT_ITEM:
+    case CS_EVENT_APPROVAL:
     case CS_EVENT_DONE:
         break;
     }

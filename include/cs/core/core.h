@@ -59,8 +59,9 @@ struct cs_turn_request {
     const char *context; /* rendered to text already */
     size_t context_len;
     const char *model, *sandbox, *user, *cwd, *title, *engine;
-    int64_t timeout_ms;  /* 0: the setting */
-    int64_t ttl_seconds; /* -1: the setting; 0: never expires */
+    const char *approval; /* "never" or "on-request"; NULL: the session's, for a new one "never" */
+    int64_t timeout_ms;   /* 0: the setting */
+    int64_t ttl_seconds;  /* -1: the setting; 0: never expires */
     const char *idempotency_key;
     unsigned char body_hash[CS_SHA256_LEN]; /* of method, path and body; used with a key */
 };
@@ -123,6 +124,14 @@ CS_MUST_USE enum cs_status cs_turn_view(struct cs_core *core, const char *tid, i
  * CS_NOT_FOUND session_not_found; CS_CONFLICT "no_running_turn". */
 CS_MUST_USE enum cs_status cs_session_cancel(struct cs_core *core, const char *identifier,
                                              char out_tid[CS_UUID_MAX], struct cs_err *err);
+
+/** Answer what a running turn of this host asks (approval.requested): @approve or decline it, in
+ * the name of @by (a word for the event: "rest", "websocket", "mcp"). CS_NOT_FOUND turn_not_found
+ * or "approval_not_found"; CS_CONFLICT, code "approval_answered", when it was answered or timed
+ * out. */
+CS_MUST_USE enum cs_status cs_turn_approve(struct cs_core *core, const char *tid,
+                                           const char *approval_id, bool approve, const char *by,
+                                           struct cs_err *err);
 
 /* ---- sessions ---- */
 

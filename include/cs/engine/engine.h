@@ -101,6 +101,9 @@ struct cs_engine_request {
     int64_t preamble_bytes; /* budget where history can only go into the prompt */
     int64_t total_input, total_cached,
         total_output; /* thread totals so far, -1 unknown (exec reports totals) */
+    bool approvals;   /* Codex may ask (policy on-request); else it is told never to, and whatever
+                         it asks all the same is declined. exec cannot ask: CS_INVALID, code
+                         "approvals_unavailable" */
 };
 
 enum cs_event_type {
@@ -111,9 +114,12 @@ enum cs_event_type {
     CS_EVENT_DELTA,   /* text: a piece of the answer */
     CS_EVENT_ITEM, /* detail: Codex's item type (commandExecution, fileChange, reasoning, …); text:
                       item as JSON */
-    CS_EVENT_USAGE,   /* usage (of this turn) and totals */
-    CS_EVENT_MESSAGE, /* text: a complete agent message; the last one is the answer */
-    CS_EVENT_DONE,    /* the last event: status and, unless CS_OK, error */
+    CS_EVENT_USAGE,    /* usage (of this turn) and totals */
+    CS_EVENT_MESSAGE,  /* text: a complete agent message; the last one is the answer */
+    CS_EVENT_APPROVAL, /* Codex asks and waits for cs_engine_turn_answer(); only with request
+                          `approvals`. detail: "ID KIND", KIND command, patch or permission; text:
+                          what it asks, as JSON */
+    CS_EVENT_DONE,     /* the last event: status and, unless CS_OK, error */
 };
 
 struct cs_engine_event {
@@ -150,6 +156,12 @@ CS_MUST_USE enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int6
  * before): if Codex does not obey, the turn is given up (exec: the process goes down the stop
  * ladder). Idempotent. */
 void cs_engine_turn_cancel(struct cs_engine_turn *turn);
+
+/** Answer a CS_EVENT_APPROVAL by its id: let Codex do it, or decline. Any thread, while the turn
+ * has not been freed. CS_NOT_FOUND, code "approval_not_found", for one that is not open (any more).
+ */
+CS_MUST_USE enum cs_status cs_engine_turn_answer(struct cs_engine_turn *turn, const char *id,
+                                                 bool approve, struct cs_err *err);
 
 /** Free; a turn that is not done is cancelled first and detached, without waiting. NULL is a no-op.
  */

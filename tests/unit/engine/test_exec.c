@@ -88,6 +88,7 @@ static void note(struct outcome *outcome, const struct cs_engine_event *event)
         outcome->error = event->error;
         break;
     case CS_EVENT_DELTA:
+    case CS_EVENT_APPROVAL:
         break;
     }
 }

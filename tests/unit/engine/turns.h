@@ -301,6 +301,8 @@ static inline void note_event(struct outcome *outcome, const struct cs_engine_ev
     case CS_EVENT_ITEM:
         outcome->item_count++;
         break;
+    case CS_EVENT_APPROVAL:
+        break;
     case CS_EVENT_USAGE:
         memcpy(outcome->used, (int64_t[3]){event->input, event->cached_input, event->output},
                sizeof(outcome->used));
