@@ -21,3 +21,13 @@ enum cs_status cs_sha1_hex(const void *data, size_t len, char out[41], struct cs
     cs_hex(digest, sizeof digest, out);
     return CS_OK;
 }
+
+enum cs_status cs_sha1_base64(const void *data, size_t len, char out[29], struct cs_err *err)
+{
+    unsigned char digest[20];
+
+    if (EVP_Digest(data, len, digest, NULL, EVP_sha1(), NULL) != 1)
+        return cs_err_nomem(err);
+    EVP_EncodeBlock((unsigned char *)out, digest, sizeof digest);
+    return CS_OK;
+}

@@ -17,5 +17,8 @@ CS_MUST_USE enum cs_status cs_sha256(const void *data, size_t len, unsigned char
 /** The SHA-1 as 40 hex digits and a NUL: for what Redis names by it, never for safety. */
 CS_MUST_USE enum cs_status cs_sha1_hex(const void *data, size_t len, char out[41],
                                        struct cs_err *err);
+/** The same in base64, for WebSocket's handshake: 28 characters and a NUL. */
+CS_MUST_USE enum cs_status cs_sha1_base64(const void *data, size_t len, char out[29],
+                                          struct cs_err *err);
 
 #endif
