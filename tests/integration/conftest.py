@@ -5,8 +5,11 @@ from contextlib import contextmanager
 import pytest
 from support.codex import VERSION_OF_ENGINE, codex_binary
 from support.codex_home import write_codex_home
-from support.daemon import Daemon
+from support.daemon import Daemon, instant_codex
 from support.model_server import ModelServer
+from support.process import wait_until
+from support.proxy import Proxy
+from support.redis import Redis
 
 ENGINES = ("app-server", "exec", "mcp")
 
@@ -75,3 +78,43 @@ def shared_daemon(tmp_path_factory, shared_model):
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param
+
+
+# ---- several hosts ----
+
+
+@pytest.fixture
+def redis(tmp_path):
+    with Redis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def make_host(make_daemon, redis):
+    """A function that starts a host of the user anna, on the instant Codex unless told otherwise."""
+
+    def make(name, url=None, codex=None, args=(), env=None, online=True):
+        daemon = make_daemon(
+            name, codex=codex or instant_codex(), engine="app-server",
+            args=["--user", "anna", "--host-name", name, *args], env={"REDIS_URL": url or redis.url, **(env or {})},
+        ).start()
+        if online:
+            wait_until(lambda: daemon.health()["redis"] == "online", "it is online", 15)
+        return daemon
+
+    return make
+
+
+@pytest.fixture
+def proxied(redis, make_host):
+    """A function that starts a host whose way to Redis is a proxy: (host, proxy)."""
+    proxies = []
+
+    def make(name, **options):
+        proxies.append(Proxy("127.0.0.1", redis.port, delay=0.2).start())
+        return make_host(name, url=f"redis://127.0.0.1:{proxies[-1].port}", **options), proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.mode = "pass"
+        proxy.stop()

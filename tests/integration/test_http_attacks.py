@@ -7,11 +7,10 @@ import threading
 import time
 
 import pytest
-from support.daemon import Daemon
+from support.daemon import Daemon, instant_codex
 from support.process import SLOWNESS, status_kb
 from support.wire import compose, connect, exchange, exchange_as, read_answer
 
-from integration.test_waiting import instant_codex
 
 JSON = "Content-Type: application/json"
 NOBODY_UID = 65534

@@ -7,12 +7,11 @@ import threading
 import time
 
 import pytest
-from support.daemon import Daemon
+from support.daemon import Daemon, instant_codex
 from support.openapi import Document
 from support.process import SLOWNESS, wait_until
 from support.wire import compose, connect, exchange, read_answer
 
-from integration.test_waiting import instant_codex
 
 JSON = "Content-Type: application/json"
 NOBODY = "00000000-0000-7000-8000-000000000000"

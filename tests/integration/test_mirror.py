@@ -1,133 +1,19 @@
 """Several hosts and one Redis, as users meet them: real daemons, a real redis-server, a proxy that misbehaves."""
 
 import json
-import os
-import subprocess
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
-from support.codex import ROOT, codex_binary
+from support.codex import codex_binary
 from support.context import assert_context
+from support.hosts import (
+    archived, break_line, drained, in_redis, mend_line, messages, on, other_program, plain_session, run_program,
+    state, sync,
+)
 from support.openapi import Document
 from support.process import SLOWNESS, wait_until
-from support.proxy import Proxy
-from support.redis import Redis
-
-from integration.test_waiting import instant_codex
-
-CLIENT = ROOT / "tests/support/redis_client.js"
-PACKAGE = ROOT / ".deps/redis-4.7.1/node_modules"
-
-
-@pytest.fixture
-def redis(tmp_path):
-    with Redis(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def make_host(make_daemon, redis):
-    """A function that starts a host of the user anna, on the instant Codex unless told otherwise."""
-
-    def make(name, url=None, codex=None, args=(), env=None, online=True):
-        daemon = make_daemon(
-            name, codex=codex or instant_codex(), engine="app-server",
-            args=["--user", "anna", "--host-name", name, *args], env={"REDIS_URL": url or redis.url, **(env or {})},
-        ).start()
-        if online:
-            wait_until(lambda: daemon.health()["redis"] == "online", "it is online", 15)
-        return daemon
-
-    return make
-
-
-@pytest.fixture
-def proxied(redis, make_host):
-    """A function that starts a host whose way to Redis is a proxy: (host, proxy)."""
-    proxies = []
-
-    def make(name, **options):
-        proxies.append(Proxy("127.0.0.1", redis.port, delay=0.2).start())
-        return make_host(name, url=f"redis://127.0.0.1:{proxies[-1].port}", **options), proxies[-1]
-
-    yield make
-    for proxy in proxies:
-        proxy.mode = "pass"
-        proxy.stop()
-
-
-def break_line(proxy, mode="refuse"):
-    proxy.mode = mode
-    if mode == "refuse":
-        proxy.cut()
-
-
-def mend_line(proxy):
-    """What was held back by a stalled line is gone with it."""
-    proxy.mode = "pass"
-    proxy.cut()
-
-
-def state(host):
-    return host.expect(200, host.get("/api/codex/sync"))["sync"]
-
-
-def sync(host, wait_ms=10_000):
-    return host.post("/api/codex/sync", {"waitMs": wait_ms})
-
-
-def messages(host, identifier):
-    """As they are shown; None while the session is unknown."""
-    reply = host.get(f"/api/codex/history/{identifier}?limit=100000")
-    return reply["messages"] if reply.status == 200 else None
-
-
-def in_redis(redis, session, count):
-    """Wait until Redis has so many messages; the session as a plain client sees it."""
-
-    def there():
-        value = redis.get(f"codex:session:{session}")
-        return value if value and len(value["messages"]) == count else None
-
-    return wait_until(there, f"{count} messages in Redis", 20)
-
-
-def on(host, session, count):
-    wait_until(lambda: len(messages(host, session) or []) == count, f"{count} messages on {host.folder.name}", 20)
-
-
-def drained(host):
-    """Ask for a sync until nothing is pending."""
-
-    def done():
-        now = sync(host)
-        return now.status == 200 and now["sync"]["state"] == "online" and now["sync"]["pendingMessages"] == 0
-
-    wait_until(done, "nothing is pending", 40, 0.2)
-
-
-@contextmanager
-def other_program(redis, *words):
-    env = {"PATH": os.environ["PATH"], "NODE_PATH": str(PACKAGE)}
-    process = subprocess.Popen(
-        ["node", CLIENT, redis.url, *words], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def run_program(redis, lines, *words):
-    with other_program(redis, *words) as process:
-        out, problems = process.communicate("".join(json.dumps(line) + "\n" for line in lines), 30 * SLOWNESS)
-        assert process.returncode == 0, problems
-        return out
 
 
 # ---- going on elsewhere ----
@@ -274,11 +160,6 @@ def test_the_eleventh_session_puts_out_the_least_recent_one_on_all_hosts(make_ho
         assert archived(host) == [(sids[1], "evicted")]
     wait_until(lambda: redis.get(f"codex:session:{sids[1]}") is None, "it is gone from Redis", 20)
     assert redis.command("SCARD", "user:sessions:bob") == b":10"
-
-
-def archived(host):
-    listed = host.get("/api/codex/sessions?status=completed").json["sessions"]
-    return [(session["sessionId"], session["archiveReason"]) for session in listed]
 
 
 def live_of_bob(host):
@@ -447,20 +328,6 @@ def test_readers_parse_the_session_at_every_moment_while_it_grows(make_host, red
     assert reader.returncode == 0, problems
     seen = json.loads(out)
     assert seen["most"] == 42 and seen["reads"] > 100
-
-
-def plain_session(**fields):
-    now = "2026-11-22T09:00:0%d.000Z"
-    return {
-        "sessionId": str(uuid.uuid4()), "conversationId": str(uuid.uuid4()), "userId": "anna",
-        "createdAt": now % 0, "lastUsedAt": now % 1, "prompt": "my dog is Rex", "model": "gpt-5-codex",
-        "sandbox": "read-only", "context": {"empty": [], "big": 1723888888888123}, "status": "active",
-        "messages": [
-            {"type": "user", "content": "my dog is Rex", "timestamp": now % 0},
-            {"type": "assistant", "content": "noted 🐕", "timestamp": now % 1, "more": {"a": []}},
-        ],
-        **fields,
-    }
 
 
 def test_a_session_in_the_plain_format_is_continued(make_host, redis):

@@ -6,19 +6,11 @@ import socket
 import statistics
 import threading
 import time
-from pathlib import Path
 
-from support.daemon import daemon_binary
+from support.daemon import instant_codex
 from support.process import SLOWNESS, status_kb, wait_until
 
 WAITING = 1000
-
-
-def instant_codex():
-    """A stand-in for Codex that answers at once, or never: the real one is not what is measured here."""
-    program = Path(daemon_binary()).resolve().parent / "tests/fault/instant_codex"
-    assert program.exists(), f"{program} is not built"
-    return program
 
 
 def wait_for_turn(daemon, n, results):

@@ -19,6 +19,13 @@ def daemon_binary():
     return os.environ.get("CS_BINARY") or str(ROOT / "build/release/codex-sessiond")
 
 
+def instant_codex():
+    """A stand-in for Codex that answers at once, or never: the real one is not what is measured here."""
+    program = Path(daemon_binary()).resolve().parent / "tests/fault/instant_codex"
+    assert program.exists(), f"{program} is not built"
+    return program
+
+
 class Reply:
     """An HTTP answer."""
 
