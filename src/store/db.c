@@ -275,5 +275,22 @@ void cs_db_close(struct cs_db *db)
         (void)sqlite3_finalize(db->stmts[i]);
     (void)sqlite3_close(db->sqlite);
     cs_buf_fini(&db->scratch);
+    free(db->appended);
     free(db);
+}
+
+enum cs_status cs_db_note_appended(struct cs_db *db, int64_t id, int64_t session,
+                                   struct cs_err *err)
+{
+    if (db->appended_count == db->appended_cap) {
+        size_t more = db->appended_cap > 0 ? db->appended_cap * 2 : 64;
+        void *grown = reallocarray(db->appended, more, sizeof *db->appended);
+
+        if (grown == NULL)
+            return cs_err_nomem(err);
+        db->appended = grown;
+        db->appended_cap = more;
+    }
+    db->appended[db->appended_count++] = (struct cs_appended){id, session};
+    return CS_OK;
 }

@@ -26,10 +26,12 @@ struct cs_db {
     int64_t origin;                /* of this start */
     int64_t tops[CS_TOP_COUNT];    /* greatest ids given out; a rolled back one leaves a gap */
     int64_t tally[CS_TALLY_COUNT]; /* counted in this transaction, not yet in the table */
-    char host[64];                 /* name that messages carry; "": none */
-    struct cs_buf scratch;         /* where messages are rendered */
-    int wal_pages;                 /* in the WAL after the last commit */
-    int checkpoint_at;             /* pages in the WAL that are worth a checkpoint */
+    struct cs_appended *appended;  /* messages added in this transaction; owned */
+    size_t appended_count, appended_cap;
+    char host[64];         /* name that messages carry; "": none */
+    struct cs_buf scratch; /* where messages are rendered */
+    int wal_pages;         /* in the WAL after the last commit */
+    int checkpoint_at;     /* pages in the WAL that are worth a checkpoint */
 };
 
 enum cs_db_mode {
@@ -52,6 +54,10 @@ CS_MUST_USE enum cs_status cs_db_open_dir(const char *dir, struct cs_db **out_db
 CS_MUST_USE enum cs_status cs_db_prepare(struct cs_db *db, bool writer, struct cs_err *err);
 /** Finalize and close. NULL is a no-op. */
 void cs_db_close(struct cs_db *db);
+
+/** W. Remember a message that was added: whoever listens is told after the commit. */
+CS_MUST_USE enum cs_status cs_db_note_appended(struct cs_db *db, int64_t id, int64_t session,
+                                               struct cs_err *err);
 
 /** Run SQL text without results. */
 CS_MUST_USE enum cs_status cs_db_exec(struct cs_db *db, const char *sql, struct cs_err *err);

@@ -13,6 +13,9 @@
 /* Kept between messages for the next one; a larger buffer is given back. */
 #define SCRATCH_KEEP (1 << 20)
 
+/* Rows that one look at the log of all sessions covers at most. */
+#define LOOK 5000
+
 /* The greatest place: every message is before it. */
 #define END_OF_TIME ((struct place){INT64_MAX, INT64_MAX, INT64_MAX})
 
@@ -213,7 +216,8 @@ static enum cs_status insert(struct cs_db *db, const struct cs_message_new *mess
         cs_sql_null(&q);
     cs_sql_blob(&q, hash, sizeof hash);
     cs_sql_textn(&q, sealed->data + CS_IDENTITY_LEN, sealed->len - CS_IDENTITY_LEN);
-    return cs_sql_run(&q, "append a message", err);
+    status = cs_sql_run(&q, "append a message", err);
+    return status == CS_OK ? cs_db_note_appended(db, id, message->session, err) : status;
 }
 
 enum cs_status cs_message_append(struct cs_db *db, const struct cs_message_new *message,
@@ -636,4 +640,88 @@ enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t session, char ou
     if (cs_sql_next(&q) && !cs_sql_is_null(&q, 0))
         cs_sql_copy_text(&q, 0, out_tid, CS_UUID_MAX);
     return cs_sql_end(&q, "read the newest turn", err);
+}
+
+/* ---- the log ---- */
+
+void cs_message_row_fini(struct cs_message_row *row)
+{
+    free(row->user);
+    free(row->frag);
+    *row = (struct cs_message_row){0};
+}
+
+enum cs_status cs_message_get(struct cs_db *db, int64_t id, struct cs_message_row *out_row,
+                              struct cs_err *err)
+{
+    struct cs_message_row row = {.id = id};
+    bool found;
+    struct cs_sql q;
+    enum cs_status status;
+
+    cs_sql_begin(&q, db, CS_SQL_MESSAGE_ROW);
+    cs_sql_int(&q, id);
+    found = cs_sql_next(&q);
+    if (found) {
+        cs_sql_copy_text(&q, 0, row.sid, sizeof row.sid);
+        cs_sql_copy_text(&q, 1, row.cid, sizeof row.cid);
+        row.user = cs_sql_dup_text(&q, 2);
+        row.kind = (enum cs_message_kind)cs_sql_get_int(&q, 3);
+        row.at = cs_sql_get_int(&q, 4);
+        cs_sql_copy_text(&q, 5, row.tid, sizeof row.tid);
+        row.frag = cs_sql_dup_text(&q, 6);
+        row.len = row.frag != NULL ? strlen(row.frag) : 0;
+    }
+    status = cs_sql_end(&q, "read a message", err);
+    if (status == CS_OK && !found)
+        status = cs_err_set(err, CS_NOT_FOUND, "message_not_found", "there is no such message");
+    if (status != CS_OK) {
+        cs_message_row_fini(&row);
+        return status;
+    }
+    *out_row = row;
+    return CS_OK;
+}
+
+/* The end of what one look at the log of all sessions covers. */
+static int64_t look_until(const struct cs_message_range *range)
+{
+    if (range->session != 0 || range->upto - range->after <= LOOK)
+        return range->upto;
+    return range->after + LOOK;
+}
+
+enum cs_status cs_message_ids(struct cs_db *db, const struct cs_message_range *range,
+                              int64_t *out_ids, size_t max, size_t *out_count, int64_t *out_reached,
+                              struct cs_err *err)
+{
+    int64_t reached = look_until(range);
+    size_t count = 0;
+    struct cs_sql q;
+    enum cs_status status;
+
+    cs_sql_begin(&q, db,
+                 range->session != 0   ? CS_SQL_MESSAGE_IDS_SESSION
+                 : range->user != NULL ? CS_SQL_MESSAGE_IDS_USER
+                                       : CS_SQL_MESSAGE_IDS);
+    cs_sql_int(&q, range->after);
+    cs_sql_int(&q, reached);
+    cs_sql_int(&q, (int64_t)max);
+    if (range->session != 0)
+        cs_sql_int(&q, range->session);
+    else if (range->user != NULL)
+        cs_sql_text(&q, range->user);
+    while (count < max && cs_sql_next(&q))
+        out_ids[count++] = cs_sql_get_int(&q, 0);
+    status = cs_sql_end(&q, "read the log", err);
+    if (status != CS_OK)
+        return status;
+    *out_reached = count == max ? out_ids[max - 1] : reached;
+    *out_count = count;
+    return CS_OK;
+}
+
+enum cs_status cs_message_top(struct cs_db *db, int64_t *out_id, struct cs_err *err)
+{
+    return cs_tally_top_message(db, out_id, err);
 }

@@ -687,13 +687,14 @@ static enum cs_status insert_row(struct cs_db *db, int64_t session,
         .at = at,
     };
     unsigned char hash[CS_MESSAGE_HASH_LEN];
+    int64_t id = ++db->tops[CS_TOP_MESSAGE];
     struct cs_sql q;
     enum cs_status status = hash_of(db, &identity, message->frag, message->len, hash, err);
 
     if (status != CS_OK)
         return status;
     cs_sql_begin(&q, db, CS_SQL_MESSAGE_INSERT);
-    cs_sql_int(&q, ++db->tops[CS_TOP_MESSAGE]);
+    cs_sql_int(&q, id);
     cs_sql_int(&q, session);
     cs_sql_int(&q, identity.hlc);
     cs_sql_int(&q, identity.origin);
@@ -708,7 +709,8 @@ static enum cs_status insert_row(struct cs_db *db, int64_t session,
         cs_sql_null(&q);
     cs_sql_blob(&q, hash, sizeof hash);
     cs_sql_textn(&q, message->frag, message->len);
-    return cs_sql_run(&q, "add another host's message", err);
+    status = cs_sql_run(&q, "add another host's message", err);
+    return status == CS_OK ? cs_db_note_appended(db, id, session, err) : status;
 }
 
 /* A message whose parent is not the one before it, or that others follow already, may branch. */

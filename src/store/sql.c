@@ -130,6 +130,21 @@ static const struct {
                              "AND kind IN (0, 1, 2) ORDER BY hlc, origin, seq",
                              false},
     [CS_SQL_MESSAGE_BY_ID] = {"SELECT frag FROM message WHERE id = ?1", false},
+    [CS_SQL_MESSAGE_ROW] = {"SELECT s.sid, s.cid, s.user, m.kind, m.at, m.turn, m.frag "
+                            "FROM message AS m CROSS JOIN session AS s ON s.id = m.session "
+                            "WHERE m.id = ?1",
+                            false},
+    [CS_SQL_MESSAGE_IDS] = {"SELECT id FROM message WHERE id > ?1 AND id <= ?2 "
+                            "ORDER BY id LIMIT ?3",
+                            false},
+    /* The sign keeps the search in the session's part of the index, which holds the ids. */
+    [CS_SQL_MESSAGE_IDS_SESSION] = {"SELECT id FROM message WHERE +id > ?1 AND +id <= ?2 "
+                                    "AND session = ?4 ORDER BY id LIMIT ?3",
+                                    false},
+    [CS_SQL_MESSAGE_IDS_USER] =
+        {"SELECT m.id FROM message AS m CROSS JOIN session AS s ON s.id = m.session "
+         "WHERE m.id > ?1 AND m.id <= ?2 AND s.user = ?4 ORDER BY m.id LIMIT ?3",
+         false},
     [CS_SQL_MESSAGE_DELETE] = {"DELETE FROM message WHERE session = ?1", true},
 
     [CS_SQL_TURN_INSERT] =

@@ -243,6 +243,11 @@ enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void
     return cs_writer_run(&store->writer, apply, arg, err);
 }
 
+void cs_store_listen(struct cs_store *store, cs_store_listener listener, void *arg)
+{
+    cs_writer_listen(&store->writer, listener, arg);
+}
+
 enum cs_status cs_store_read(struct cs_store *store, struct cs_db **out_db, struct cs_err *err)
 {
     int64_t deadline = cs_mono_ms() + READ_WAIT_MS;

@@ -77,25 +77,40 @@ enum cs_status cs_tally_get(struct cs_db *db, enum cs_tally which, int64_t *out_
     return status;
 }
 
+/* The greater of what is in the table and what was when rows of it were last deleted. */
+static enum cs_status read_top(struct cs_db *db, enum cs_top top, int64_t *out_id,
+                               struct cs_err *err)
+{
+    struct cs_sql q;
+    int64_t kept = 0;
+    int64_t newest = 0;
+    enum cs_status status = read_row(db, tops[top].name, &kept, err);
+
+    if (status != CS_OK)
+        return status;
+    cs_sql_begin(&q, db, tops[top].newest);
+    if (cs_sql_next(&q))
+        newest = cs_sql_get_int(&q, 0);
+    status = cs_sql_end(&q, "read the newest id", err);
+    if (status == CS_OK)
+        *out_id = newest > kept ? newest : kept;
+    return status;
+}
+
 enum cs_status cs_tally_load_tops(struct cs_db *db, struct cs_err *err)
 {
     for (int i = 0; i < CS_TOP_COUNT; i++) {
-        struct cs_sql q;
-        int64_t kept = 0;
-        int64_t newest = 0;
-        enum cs_status status = read_row(db, tops[i].name, &kept, err);
+        enum cs_status status = read_top(db, (enum cs_top)i, &db->tops[i], err);
 
         if (status != CS_OK)
             return status;
-        cs_sql_begin(&q, db, tops[i].newest);
-        if (cs_sql_next(&q))
-            newest = cs_sql_get_int(&q, 0);
-        status = cs_sql_end(&q, "read the newest id", err);
-        if (status != CS_OK)
-            return status;
-        db->tops[i] = newest > kept ? newest : kept;
     }
     return CS_OK;
+}
+
+enum cs_status cs_tally_top_message(struct cs_db *db, int64_t *out_id, struct cs_err *err)
+{
+    return read_top(db, CS_TOP_MESSAGE, out_id, err);
 }
 
 enum cs_status cs_tally_save_tops(struct cs_db *db, struct cs_err *err)

@@ -37,6 +37,9 @@ CS_MUST_USE enum cs_status cs_tally_get(struct cs_db *db, enum cs_tally which, i
 
 /** W. Read the greatest ids ever given out into db->tops. */
 CS_MUST_USE enum cs_status cs_tally_load_tops(struct cs_db *db, struct cs_err *err);
+/** The greatest message id given out that a reader may know. */
+CS_MUST_USE enum cs_status cs_tally_top_message(struct cs_db *db, int64_t *out_id,
+                                                struct cs_err *err);
 /** W. Remember db->tops in the table: before rows are deleted. */
 CS_MUST_USE enum cs_status cs_tally_save_tops(struct cs_db *db, struct cs_err *err);
 

@@ -1,6 +1,7 @@
 #include "writer.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -13,6 +14,9 @@
 
 /* Pages in the WAL that make a checkpoint worth its cost. */
 #define CHECKPOINT_PAGES 1000
+
+/* Rows of a transaction whose list is kept for the next one; a longer one is given back. */
+#define APPENDED_KEEP 1024
 
 struct cs_op {
     cs_store_apply apply;
@@ -33,6 +37,7 @@ static bool in_transaction(const struct cs_db *db)
 static void roll_back(struct cs_db *db)
 {
     memset(db->tally, 0, sizeof db->tally);
+    db->appended_count = 0;
     /* SQLite may have rolled back by itself. Whatever this one answers, the transaction is over. */
     if (in_transaction(db))
         (void)!cs_sql_do(db, CS_SQL_ROLLBACK, "roll back", NULL);
@@ -43,6 +48,7 @@ static void roll_back(struct cs_db *db)
 static void apply_saved(struct cs_db *db, struct cs_op *op)
 {
     int64_t tally[CS_TALLY_COUNT];
+    size_t appended = db->appended_count;
 
     op->status = cs_sql_do(db, CS_SQL_SAVE, "begin a write", op->err);
     if (op->status != CS_OK)
@@ -53,6 +59,7 @@ static void apply_saved(struct cs_db *db, struct cs_op *op)
         return;
     if (op->status != CS_OK) {
         memcpy(db->tally, tally, sizeof tally);
+        db->appended_count = appended;
         if (cs_sql_do(db, CS_SQL_UNDO, "undo a write", NULL) != CS_OK)
             roll_back(db);
     }
@@ -78,11 +85,31 @@ static enum cs_status commit(struct cs_db *db, struct cs_err *err)
     return status;
 }
 
+/* The commit stands: say which messages are in the log now. */
+static void tell(struct cs_writer *writer)
+{
+    struct cs_db *db = writer->db;
+
+    if (db->appended_count == 0)
+        return;
+    (void)pthread_mutex_lock(&writer->hearing);
+    if (writer->listener != NULL)
+        writer->listener(writer->listener_arg, db->appended, db->appended_count);
+    (void)pthread_mutex_unlock(&writer->hearing);
+    db->appended_count = 0;
+    if (db->appended_cap > APPENDED_KEEP) {
+        free(db->appended);
+        db->appended = NULL;
+        db->appended_cap = 0;
+    }
+}
+
 /* Apply ops in one transaction and commit. Returns the first op that was not reached because SQLite
  * abandoned the transaction before it: it belongs into another one. NULL when all have their
  * status. */
-static struct cs_op *run_transaction(struct cs_db *db, struct cs_op *ops)
+static struct cs_op *run_transaction(struct cs_writer *writer, struct cs_op *ops)
 {
+    struct cs_db *db = writer->db;
     struct cs_err err = {.status = CS_OK};
     struct cs_op *op = ops;
     enum cs_status last = CS_OK;
@@ -109,6 +136,8 @@ static struct cs_op *run_transaction(struct cs_db *db, struct cs_op *ops)
         fail_all(ops, op, &err);
     } else if (any && commit(db, &err) != CS_OK) {
         fail_all(ops, NULL, &err);
+    } else if (any) {
+        tell(writer);
     }
     roll_back(db); /* what is left, if anything */
     return op;
@@ -142,10 +171,10 @@ static int on_commit(void *arg, sqlite3 *sqlite, const char *name, int pages)
     return SQLITE_OK;
 }
 
-static void run_all(struct cs_db *db, struct cs_op *ops)
+static void run_all(struct cs_writer *writer, struct cs_op *ops)
 {
     while (ops != NULL)
-        ops = run_transaction(db, ops);
+        ops = run_transaction(writer, ops);
 }
 
 /* ---- the thread ---- */
@@ -177,7 +206,7 @@ static void *write_loop(void *arg)
     /* Every request waits for this thread. Without the right to it, it runs as the others do. */
     (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -10);
     while ((ops = take(writer)) != NULL) {
-        run_all(writer->db, ops);
+        run_all(writer, ops);
         for (struct cs_op *next; ops != NULL; ops = next) {
             next = ops->next;
             (void)sem_post(&ops->done);
@@ -199,6 +228,8 @@ enum cs_status cs_writer_init(struct cs_writer *writer, struct cs_db *db, unsign
     if (status != CS_OK)
         return status;
     rc = pthread_mutex_init(&writer->lock, NULL);
+    if (rc == 0 && (rc = pthread_mutex_init(&writer->hearing, NULL)) != 0)
+        (void)pthread_mutex_destroy(&writer->lock);
     if (rc != 0) {
         (void)pthread_cond_destroy(&writer->work);
         return cs_err_errno(err, rc, "make a lock");
@@ -230,11 +261,20 @@ void cs_writer_stop(struct cs_writer *writer)
 
 void cs_writer_fini(struct cs_writer *writer)
 {
+    (void)pthread_mutex_destroy(&writer->hearing);
     (void)pthread_mutex_destroy(&writer->lock);
     (void)pthread_cond_destroy(&writer->work);
 }
 
 /* ---- its callers ---- */
+
+void cs_writer_listen(struct cs_writer *writer, cs_store_listener listener, void *arg)
+{
+    (void)pthread_mutex_lock(&writer->hearing);
+    writer->listener = listener;
+    writer->listener_arg = arg;
+    (void)pthread_mutex_unlock(&writer->hearing);
+}
 
 unsigned cs_writer_queued(struct cs_writer *writer)
 {
@@ -273,7 +313,7 @@ enum cs_status cs_writer_run(struct cs_writer *writer, cs_store_apply apply, voi
     enum cs_status status;
 
     if (!writer->threaded) {
-        run_all(writer->db, &op);
+        run_all(writer, &op);
         checkpoint(writer->db);
         return op.status;
     }

@@ -28,6 +28,10 @@ struct cs_writer {
     unsigned queue_max;
     bool sleeping;
     bool closed;
+
+    pthread_mutex_t hearing; /* guards what follows, and is held while the listener runs */
+    cs_store_listener listener;
+    void *listener_arg;
 };
 
 /** Prepare the queue. Borrows @db. Until cs_writer_start(), and without a thread, writes run on
@@ -42,6 +46,9 @@ void cs_writer_fini(struct cs_writer *writer);
 /** As cs_store_write(). */
 CS_MUST_USE enum cs_status cs_writer_run(struct cs_writer *writer, cs_store_apply apply, void *arg,
                                          struct cs_err *err);
+
+/** As cs_store_listen(). */
+void cs_writer_listen(struct cs_writer *writer, cs_store_listener listener, void *arg);
 
 /** Writes that wait for the next transaction. */
 unsigned cs_writer_queued(struct cs_writer *writer);

@@ -78,6 +78,40 @@ CS_MUST_USE enum cs_status cs_message_transcript(struct cs_db *db, int64_t sessi
 CS_MUST_USE enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t session,
                                                   char out_tid[CS_UUID_MAX], struct cs_err *err);
 
+/** A row of the log with what it belongs to. Free with cs_message_row_fini(). */
+struct cs_message_row {
+    int64_t id;
+    enum cs_message_kind kind;
+    int64_t at; /* wall ms */
+    char sid[CS_UUID_MAX], cid[CS_UUID_MAX];
+    char tid[CS_UUID_MAX]; /* turn id; "" for none */
+    char *user;
+    char *frag; /* the rendered message */
+    size_t len;
+};
+void cs_message_row_fini(struct cs_message_row *row);
+/** Message @id. CS_NOT_FOUND, code "message_not_found". */
+CS_MUST_USE enum cs_status cs_message_get(struct cs_db *db, int64_t id,
+                                          struct cs_message_row *out_row, struct cs_err *err);
+
+/** A part of the log, in the order of ids. */
+struct cs_message_range {
+    int64_t after, upto; /* ids: after < id ≤ upto */
+    int64_t session;     /* rowid; 0: of all */
+    const char *user;    /* NULL: of all */
+};
+/**
+ * The first ids of @range, at most @max. *out_reached says up to where the range was looked
+ * through: range->upto at its end; else go on from there, also when there were none (so that no
+ * call takes long).
+ */
+CS_MUST_USE enum cs_status cs_message_ids(struct cs_db *db, const struct cs_message_range *range,
+                                          int64_t *out_ids, size_t max, size_t *out_count,
+                                          int64_t *out_reached, struct cs_err *err);
+
+/** The greatest id that a message has or had. */
+CS_MUST_USE enum cs_status cs_message_top(struct cs_db *db, int64_t *out_id, struct cs_err *err);
+
 /** The content of message @id. The caller frees *out_text. */
 CS_MUST_USE enum cs_status cs_message_content(struct cs_db *db, int64_t id, char **out_text,
                                               size_t *out_len, struct cs_err *err);

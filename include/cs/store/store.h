@@ -66,6 +66,19 @@ typedef enum cs_status (*cs_store_apply)(struct cs_db *db, void *arg, struct cs_
 CS_MUST_USE enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void *arg,
                                           struct cs_err *err);
 
+/** A row of the log that was committed: its id, and the rowid of its session. */
+struct cs_appended {
+    int64_t id, session;
+};
+/** Told of the messages of each commit, on the writer thread, before those who wrote them go on.
+ * Over all calls the ids ascend: who has seen one has been told of all before it. It must not
+ * block, and must not call cs_store_*. */
+typedef void (*cs_store_listener)(void *arg, const struct cs_appended *rows, size_t count);
+
+/** Let @listener (NULL: nobody) be told from the next commit on. When this returns, the one before
+ * it does not run and is not called again. */
+void cs_store_listen(struct cs_store *store, cs_store_listener listener, void *arg);
+
 /** Borrow a reader; waits at most 5 s, then CS_BUSY. It sees one snapshot until cs_store_done(). */
 CS_MUST_USE enum cs_status cs_store_read(struct cs_store *store, struct cs_db **out_db,
                                          struct cs_err *err);

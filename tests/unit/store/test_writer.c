@@ -245,6 +245,65 @@ static void a_write_that_failed_is_not_counted(void **state)
     cs_store_done(f->store, db);
 }
 
+/* ---- listening ---- */
+
+/* What the listener was told. */
+struct heard {
+    int64_t last, count;
+    bool out_of_order;
+};
+
+static void hear(void *arg, const struct cs_appended *rows, size_t count)
+{
+    struct heard *heard = arg;
+
+    for (size_t i = 0; i < count; i++) {
+        heard->out_of_order = heard->out_of_order || rows[i].id <= heard->last;
+        heard->last = rows[i].id;
+        heard->count++;
+    }
+}
+
+static void a_listener_hears_of_a_group_what_was_kept(void **state)
+{
+    struct fixture *f = *state;
+    struct step good = {.session = add_session(f, 1)};
+    struct step bad = {.session = good.session, .status = CS_DENIED};
+    struct heard heard = {.count = 0};
+    struct request requests[5];
+    struct gate gate;
+
+    close_gate(&gate, f);
+    cs_store_listen(f->store, hear, &heard);
+    for (int i = 0; i < 5; i++)
+        start(&requests[i], f, append_and_answer, i % 2 == 1 ? &bad : &good);
+    open_gate(&gate);
+    for (int i = 0; i < 5; i++)
+        join(&requests[i]);
+    cs_store_listen(f->store, NULL, NULL);
+    assert_int_equal(3, heard.count);
+    assert_false(heard.out_of_order);
+    assert_int_equal(3, count_messages(f, good.session));
+}
+
+static void a_listener_hears_of_many_threads_in_the_order_of_ids(void **state)
+{
+    struct fixture *f = *state;
+    static struct worker workers[THREADS];
+    struct heard heard = {.count = 0};
+
+    for (int i = 0; i < THREADS; i++)
+        workers[i] = (struct worker){.f = f, .number = i, .session = add_session(f, i)};
+    cs_store_listen(f->store, hear, &heard);
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(0, pthread_create(&workers[i].thread, NULL, work, &workers[i]));
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(0, pthread_join(workers[i].thread, NULL));
+    cs_store_listen(f->store, NULL, NULL);
+    assert_false(heard.out_of_order);
+    assert_int_equal(THREADS * EACH, heard.count);
+}
+
 /* ---- limits ---- */
 
 static void a_full_queue_is_busy(void **state)
@@ -429,6 +488,10 @@ int main(void)
                                         setup_threaded, teardown),
         cmocka_unit_test_setup_teardown(a_write_that_failed_is_not_counted, setup_threaded,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_listener_hears_of_a_group_what_was_kept, setup_threaded,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_listener_hears_of_many_threads_in_the_order_of_ids,
+                                        setup_threaded, teardown),
         cmocka_unit_test_setup_teardown(a_full_queue_is_busy, setup_folder, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_fails_the_writes_and_heals, setup_threaded,
                                         teardown),
