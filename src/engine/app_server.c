@@ -13,142 +13,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rpc.h"
+#include "app_thread.h"
+#include "rpc_turn.h"
 
-#define THREAD_BUCKETS 1024 /* a power of two */
-/* Loaded threads without a turn that are kept; each costs Codex about 1.3 MB, and loading it again
- * about 15 ms. */
-#define IDLE_MAX     128
-#define INJECT_MAX   ((size_t)16 * 1024 * 1024) /* bytes of transcript */
-#define LINE_MAX_OUT ((size_t)64 * 1024 * 1024)
-
-struct state;
-
-/* What is known of a thread that the child has loaded. Guarded by the link's mutex. */
-struct thread {
-    struct thread *chain;          /* in its bucket */
-    struct thread *newer, *older;  /* among the idle ones */
-    struct state *owner;           /* the turn of ours that uses it, or NULL */
-    bool idle;                     /* in the list of idle threads */
-    bool busy;                     /* Codex runs a turn on it, or was just asked to */
-    bool stop;                     /* interrupt that turn, now or as soon as its id is known */
-    bool sticky;                   /* another model than Codex's default was set on it */
-    char running[CS_CODEX_ID_MAX]; /* id of the turn that runs, "" unknown */
-    char orphan[CS_CODEX_ID_MAX];  /* the first turn since the last revert that did not complete, ""
-                                   none */
-    char *model;                   /* or NULL */
-    char *policy;                  /* its sandbox policy as JSON, or NULL */
-    int64_t totals[3];             /* input, cached, output tokens so far; -1 unknown */
-    int64_t start_call;            /* id of the turn/start that made it busy */
-    char id[CS_CODEX_ID_MAX];
-};
+#define INJECT_MAX ((size_t)16 * 1024 * 1024) /* bytes of transcript */
 
 /* The recovery ladder: what the turn waits for. */
-enum rung {
-    RUNG_CHILD,
-    RUNG_START,
-    RUNG_RESUME,
-    RUNG_REVERT,
-    RUNG_FORK,
-    RUNG_INJECT,
-    RUNG_TURN,
-    RUNG_DONE
-};
+enum rung { RUNG_START, RUNG_RESUME, RUNG_REVERT, RUNG_FORK, RUNG_INJECT, RUNG_TURN };
 
-/* A turn. The owner's thread alone uses it, but for node and thread. */
+/* A turn. The owner's thread alone uses it, but for the claim. */
 struct state {
-    struct cs_link_turn node; /* first; guarded by the link's mutex, like thread */
-    struct thread *thread;    /* claimed; NULL when none, or when its child is gone */
+    struct cs_rpc_turn rpc;    /* first */
+    struct cs_app_claim claim; /* guarded by the link's mutex */
     enum rung rung;
-    bool retried, resumed, started, spoke, preamble, asked_history;
-    const char *how; /* detail of CS_EVENT_THREAD */
-    char thread_id[CS_CODEX_ID_MAX], turn_id[CS_CODEX_ID_MAX], orphan[CS_CODEX_ID_MAX];
-    char *model; /* that runs; or NULL */
-    const struct cs_engine_item *items;
-    size_t item_count;
-    int64_t used[3], totals[3]; /* -1 unknown */
+    bool resumed, spoke, preamble;
+    char thread_id[CS_CODEX_ID_MAX], orphan[CS_CODEX_ID_MAX];
 };
 
 struct cs_driver {
-    struct cs_link link;
+    struct cs_link link; /* first */
     /* Guarded by the link's mutex: */
-    struct thread *threads[THREAD_BUCKETS];
-    struct thread *newest, *oldest; /* idle */
-    size_t idle_count;
+    struct cs_app_threads threads;
     char *default_model; /* Codex's own, once it is known */
     bool initialized;    /* the child has answered initialize */
 };
 
 /* Threads. The caller holds the link's mutex. */
-
-static struct thread **thread_bucket(struct cs_driver *driver, const char *id)
-{
-    return &driver->threads[cs_codex_hash(id) & (THREAD_BUCKETS - 1)];
-}
-
-static struct thread *find_thread(struct cs_driver *driver, const char *id)
-{
-    if (!id) {
-        return NULL;
-    }
-    struct thread *thread = *thread_bucket(driver, id);
-    while (thread && strcmp(thread->id, id) != 0) {
-        thread = thread->chain;
-    }
-    return thread;
-}
-
-static void idle_remove(struct cs_driver *driver, struct thread *thread)
-{
-    if (!thread->idle) {
-        return;
-    }
-    *(thread->newer ? &thread->newer->older : &driver->newest) = thread->older;
-    *(thread->older ? &thread->older->newer : &driver->oldest) = thread->newer;
-    thread->newer = thread->older = NULL;
-    thread->idle = false;
-    driver->idle_count--;
-}
-
-static void dispose_thread(struct thread *thread)
-{
-    if (thread->owner) {
-        thread->owner->thread = NULL;
-    }
-    free(thread->model);
-    free(thread->policy);
-    free(thread);
-}
-
-static void free_thread(struct cs_driver *driver, struct thread *thread)
-{
-    idle_remove(driver, thread);
-    struct thread **at = thread_bucket(driver, thread->id);
-    while (*at != thread) {
-        at = &(*at)->chain;
-    }
-    *at = thread->chain;
-    dispose_thread(thread);
-}
-
-/* The record of a loaded thread; NULL when out of memory or when the id is none. */
-static struct thread *add_thread(struct cs_driver *driver, const char *id)
-{
-    struct thread *thread = find_thread(driver, id);
-    if (thread || !id || !*id || strlen(id) >= CS_CODEX_ID_MAX) {
-        return thread;
-    }
-    thread = calloc(1, sizeof(*thread));
-    if (!thread) {
-        return NULL;
-    }
-    cs_codex_id(thread->id, id);
-    thread->totals[0] = thread->totals[1] = thread->totals[2] = -1;
-    struct thread **at = thread_bucket(driver, id);
-    thread->chain = *at;
-    *at = thread;
-    return thread;
-}
 
 /* A line with only a threadId (and a turnId, if not NULL) whose reply nobody waits for. */
 static void send_about(struct cs_driver *driver, const char *method, const char *thread_id,
@@ -169,44 +59,34 @@ static void send_about(struct cs_driver *driver, const char *method, const char 
 
 /* Nobody of ours uses the thread now: keep it loaded, within reason. Codex unloads a thread without
  * subscribers by itself. */
-static void release_thread(struct cs_driver *driver, struct thread *thread)
+static void release_thread(struct cs_driver *driver, struct cs_app_thread *thread)
 {
-    if (thread->owner || thread->busy || thread->idle) {
-        return;
-    }
-    thread->idle = true;
-    thread->older = driver->newest;
-    *(driver->newest ? &driver->newest->newer : &driver->oldest) = thread;
-    driver->newest = thread;
-    if (++driver->idle_count > IDLE_MAX) {
-        struct thread *oldest = driver->oldest;
-        send_about(driver, "thread/unsubscribe", oldest->id, NULL);
-        free_thread(driver, oldest);
+    struct cs_app_thread *surplus = cs_app_thread_rest(&driver->threads, thread);
+    if (surplus) {
+        send_about(driver, "thread/unsubscribe", surplus->id, NULL);
+        cs_app_thread_free(&driver->threads, surplus);
     }
 }
 
 static void unclaim(struct cs_driver *driver, struct state *state)
 {
-    struct thread *thread = state->thread;
+    struct cs_app_thread *thread = state->claim.thread;
     if (thread) {
-        state->thread = NULL;
-        thread->owner = NULL;
+        state->claim.thread = NULL;
+        thread->claim = NULL;
         release_thread(driver, thread);
     }
 }
 
-static void claim(struct cs_driver *driver, struct state *state, struct thread *thread)
+static void claim(struct cs_driver *driver, struct state *state, struct cs_app_thread *thread)
 {
-    if (state->thread == thread) {
-        return;
+    if (state->claim.thread != thread) {
+        unclaim(driver, state);
+        cs_app_thread_claim(&driver->threads, &state->claim, thread);
     }
-    unclaim(driver, state);
-    idle_remove(driver, thread);
-    thread->owner = state;
-    state->thread = thread;
 }
 
-static void interrupt(struct cs_driver *driver, struct thread *thread)
+static void interrupt(struct cs_driver *driver, struct cs_app_thread *thread)
 {
     if (!thread->busy) {
         return;
@@ -220,8 +100,8 @@ static void interrupt(struct cs_driver *driver, struct thread *thread)
 
 /* The turn on the thread has an id (in the reply to turn/start) or has begun (turn/started); either
  * may come first. Codex refuses to interrupt what has not begun. */
-static void note_running(struct cs_driver *driver, struct thread *thread, const char *turn_id,
-                         bool begun)
+static void note_running(struct cs_driver *driver, struct cs_app_thread *thread,
+                         const char *turn_id, bool begun)
 {
     if (!turn_id || !thread->busy) {
         return;
@@ -236,13 +116,12 @@ static void note_running(struct cs_driver *driver, struct thread *thread, const 
     }
 }
 
-static void note_completed(struct cs_driver *driver, struct thread *thread,
+static void note_completed(struct cs_driver *driver, struct cs_app_thread *thread,
                            const struct cs_json *turn)
 {
     const char *status = cs_json_get_string(turn, "status");
-    if (status && strcmp(status, "completed") == 0) {
-        cs_link_proved(&driver->link);
-    } else if (!*thread->orphan) {
+    bool completed = status && strcmp(status, "completed") == 0;
+    if (!completed && !*thread->orphan) {
         cs_codex_id(thread->orphan, cs_json_get_string(turn, "id"));
     }
     if (thread->stop) {
@@ -386,7 +265,7 @@ static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
                      const struct cs_codex_line *line)
 {
     struct state *state = (struct state *)node;
-    struct thread *thread = state->thread;
+    struct cs_app_thread *thread = state->claim.thread;
     if (!thread || node->call != thread->start_call) {
         return;
     }
@@ -435,15 +314,16 @@ static enum notice notice_of(const char *method)
 static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
 {
     enum notice notice = notice_of(line->method);
-    struct thread *thread = notice == NOTICE_OTHER
-                                ? NULL
-                                : find_thread(driver, cs_json_get_string(line->params, "threadId"));
+    struct cs_app_thread *thread =
+        notice == NOTICE_OTHER
+            ? NULL
+            : cs_app_thread_find(&driver->threads, cs_json_get_string(line->params, "threadId"));
     if (!thread) {
         return;
     }
     if (notice == NOTICE_CLOSED) {
-        if (!thread->busy && !thread->owner) { /* else turn/start will tell */
-            free_thread(driver, thread);
+        if (!thread->busy && !thread->claim) { /* else turn/start will tell */
+            cs_app_thread_free(&driver->threads, thread);
         }
         return;
     }
@@ -456,12 +336,12 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
     if (!id || strcmp(id, thread->running) != 0) {
         return; /* of an earlier turn */
     }
-    struct state *owner = thread->owner;
+    const struct cs_app_claim *owner = thread->claim;
     if (notice == NOTICE_COMPLETED) {
         note_completed(driver, thread, turn);
     }
     if (owner) {
-        cs_turn_push(owner->node.turn, CS_IN_NOTICE, line->json, NULL, line->len,
+        cs_turn_push(owner->turn, CS_IN_NOTICE, line->json, NULL, line->len,
                      notice == NOTICE_DELTA);
         line->json = NULL;
     }
@@ -469,46 +349,35 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
 
 static void on_down(struct cs_driver *driver)
 {
-    driver->newest = driver->oldest = NULL;
-    driver->idle_count = 0;
-    for (size_t i = 0; i < THREAD_BUCKETS; i++) {
-        struct thread *thread = driver->threads[i];
-        driver->threads[i] = NULL;
-        while (thread) {
-            struct thread *next = thread->chain;
-            dispose_thread(thread);
-            thread = next;
-        }
-    }
+    cs_app_threads_clear(&driver->threads);
 }
 
 /* The owner's thread. */
 
-/* The turn ends: tell what it used, and leave its thread to the next turn. */
-static void finish(struct cs_driver *driver, struct cs_engine_turn *turn, enum cs_status status,
-                   const char *code, const char *sentence)
+/* Let Codex end the turn, if it runs one for us. With the mutex held. */
+static void stop(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
-    struct state *state = turn->state;
-    if (state->used[0] >= 0) {
-        cs_turn_emit_usage(turn, state->used, state->totals);
+    const struct state *state = turn->state;
+    if (state->claim.thread) {
+        interrupt(driver, state->claim.thread);
     }
-    pthread_mutex_lock(&driver->link.mutex);
-    if (state->thread && state->rung == RUNG_TURN) {
-        memcpy(state->thread->totals, state->totals, sizeof(state->totals));
-    }
-    unclaim(driver, state);
-    pthread_mutex_unlock(&driver->link.mutex);
-    state->rung = RUNG_DONE;
-    cs_turn_emit_done(turn, status, code, sentence);
 }
 
-/* Codex refused a call that there is no way around. */
+/* Leave the thread to the next turn. With the mutex held. */
+static void release(struct cs_driver *driver, struct cs_engine_turn *turn, bool clean)
+{
+    struct state *state = turn->state;
+    (void)clean; /* what must be reverted stands in the thread */
+    if (state->claim.thread && state->rpc.prompted) {
+        memcpy(state->claim.thread->totals, state->rpc.totals, sizeof(state->rpc.totals));
+    }
+    unclaim(driver, state);
+}
+
 static void refuse(struct cs_driver *driver, struct cs_engine_turn *turn,
                    const struct cs_json *error)
 {
-    const char *message = cs_json_get_string(error, "message");
-    finish(driver, turn, CS_UPSTREAM, cs_codex_error_code(NULL, message),
-           message ? message : "Codex refused the turn");
+    cs_rpc_refused(driver, turn, cs_json_get_string(error, "message"));
 }
 
 /* Finish the request @line and send it; its reply comes while the turn is on @rung. */
@@ -519,16 +388,16 @@ static void call(struct cs_driver *driver, struct cs_engine_turn *turn, enum run
     struct cs_err err = {0};
     state->rung = rung;
     pthread_mutex_lock(&driver->link.mutex);
-    enum cs_status status = cs_link_call(&driver->link, &state->node, id, line, &err);
-    if (status == CS_OK && rung == RUNG_TURN && state->thread) {
-        state->thread->busy = true;
-        state->thread->start_call = id;
+    enum cs_status status = cs_link_call(&driver->link, &state->rpc.node, id, line, &err);
+    state->rpc.prompted = rung == RUNG_TURN && status == CS_OK;
+    if (state->rpc.prompted && state->claim.thread) {
+        state->claim.thread->busy = true;
+        state->claim.thread->start_call = id;
     }
     pthread_mutex_unlock(&driver->link.mutex);
     cs_buf_fini(line);
-    if (status != CS_OK && status != CS_CONFLICT) {
-        finish(driver, turn, status == CS_NO_MEM ? CS_NO_MEM : CS_UNAVAILABLE,
-               status == CS_NO_MEM ? NULL : "codex_unavailable", err.msg);
+    if (status != CS_OK) {
+        cs_rpc_unsent(driver, turn, status, &err);
     }
 }
 
@@ -551,8 +420,8 @@ static void start_thread(struct cs_driver *driver, struct cs_engine_turn *turn)
     pthread_mutex_lock(&driver->link.mutex);
     unclaim(driver, state);
     pthread_mutex_unlock(&driver->link.mutex);
-    state->how = "new";
-    cs_buf_init(&line, LINE_MAX_OUT);
+    state->rpc.how = "new";
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "thread/start");
     write_thread(&w, &turn->request);
     cs_rpc_end(&line, &w);
@@ -565,7 +434,7 @@ static void resume_thread(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct cs_buf line;
     struct cs_jsonw w;
     state->resumed = true;
-    cs_buf_init(&line, LINE_MAX_OUT);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "thread/resume");
     cs_jsonw_string(&w, "threadId", turn->request.thread_id);
     cs_jsonw_bool(&w, "excludeTurns", true);
@@ -579,7 +448,7 @@ static void revert_thread(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct state *state = turn->state;
     struct cs_buf line;
     struct cs_jsonw w;
-    cs_buf_init(&line, LINE_MAX_OUT);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "thread/revert");
     cs_jsonw_string(&w, "threadId", state->thread_id);
     cs_jsonw_string(&w, "beforeTurnId", state->orphan);
@@ -592,7 +461,7 @@ static void fork_thread(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct state *state = turn->state;
     struct cs_buf line;
     struct cs_jsonw w;
-    cs_buf_init(&line, LINE_MAX_OUT);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "thread/fork");
     cs_jsonw_string(&w, "threadId", state->thread_id);
     cs_jsonw_string(&w, "beforeTurnId", state->orphan);
@@ -601,42 +470,24 @@ static void fork_thread(struct cs_driver *driver, struct cs_engine_turn *turn)
     call(driver, turn, RUNG_FORK, id, &line);
 }
 
-/* Our transcript, once; false when the turn has ended because there is none to be had. */
-static bool ask_history(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = turn->state;
-    const struct cs_engine_request *request = &turn->request;
-    if (state->asked_history || !request->history) {
-        return true;
-    }
-    struct cs_err err = {0};
-    state->asked_history = true;
-    enum cs_status status =
-        request->history(request->history_arg, &state->items, &state->item_count, &err);
-    if (status != CS_OK) {
-        finish(driver, turn, status, err.code, err.msg);
-    }
-    return status == CS_OK;
-}
-
 static void inject_items(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     struct state *state = turn->state;
     struct cs_buf line;
     struct cs_jsonw w;
-    size_t first = state->item_count;
+    size_t first = state->rpc.item_count;
     for (size_t bytes = 0; first > 0; first--) {
-        bytes += state->items[first - 1].len;
+        bytes += state->rpc.items[first - 1].len;
         if (bytes > INJECT_MAX) {
             break;
         }
     }
-    cs_buf_init(&line, LINE_MAX_OUT);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "thread/inject_items");
     cs_jsonw_string(&w, "threadId", state->thread_id);
     cs_jsonw_array(&w, "items");
-    for (size_t i = first; i < state->item_count; i++) {
-        const struct cs_engine_item *item = &state->items[i];
+    for (size_t i = first; i < state->rpc.item_count; i++) {
+        const struct cs_engine_item *item = &state->rpc.items[i];
         bool user = item->role == CS_ROLE_USER;
         cs_jsonw_object(&w, NULL);
         cs_jsonw_string(&w, "type", "message");
@@ -669,7 +520,8 @@ static void write_input(struct cs_jsonw *w, const struct cs_engine_turn *turn,
     const struct state *state = turn->state;
     cs_jsonw_array(w, "input");
     if (state->preamble) {
-        cs_preamble(state->items, state->item_count, request->preamble_bytes, request, scratch);
+        cs_preamble(state->rpc.items, state->rpc.item_count, request->preamble_bytes, request,
+                    scratch);
         write_text(w, scratch->data ? scratch->data : "", scratch->len);
     } else {
         if (request->context_len) {
@@ -712,7 +564,7 @@ static bool settle(struct cs_driver *driver, struct cs_engine_turn *turn, char *
     struct state *state = turn->state;
     const struct cs_engine_request *request = &turn->request;
     pthread_mutex_lock(&driver->link.mutex);
-    struct thread *thread = state->thread;
+    struct cs_app_thread *thread = state->claim.thread;
     const char *model = request->model;
     if (thread) {
         if (!model && thread->sticky) {
@@ -722,9 +574,9 @@ static bool settle(struct cs_driver *driver, struct cs_engine_turn *turn, char *
         if (model) {
             cs_text_replace(&thread->model, model);
         }
-        cs_text_replace(&state->model, thread->model);
+        cs_text_replace(&state->rpc.model, thread->model);
         cs_text_replace(out_policy, thread->policy);
-        memcpy(state->totals, thread->totals, sizeof(state->totals));
+        memcpy(state->rpc.totals, thread->totals, sizeof(state->rpc.totals));
     }
     cs_text_replace(out_model, model);
     bool ok = !model || *out_model; /* without it another model would run */
@@ -741,12 +593,12 @@ static void send_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
     char *model = NULL, *policy = NULL;
     if (!settle(driver, turn, &model, &policy)) {
         free(policy);
-        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
+        cs_rpc_finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
         return;
     }
-    cs_turn_emit(turn, CS_EVENT_THREAD, state->thread_id, strlen(state->thread_id), state->how);
-    cs_buf_init(&line, LINE_MAX_OUT);
-    cs_buf_init(&scratch, LINE_MAX_OUT);
+    cs_turn_emit(turn, CS_EVENT_THREAD, state->thread_id, strlen(state->thread_id), state->rpc.how);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
+    cs_buf_init(&scratch, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "turn/start");
     cs_jsonw_string(&w, "threadId", state->thread_id);
     write_input(&w, turn, &scratch);
@@ -771,9 +623,9 @@ static void use_thread(struct cs_driver *driver, struct cs_engine_turn *turn, co
 {
     struct state *state = turn->state;
     const struct cs_engine_request *request = &turn->request;
-    state->how = how;
+    state->rpc.how = how;
     pthread_mutex_lock(&driver->link.mutex);
-    const struct thread *thread = state->thread;
+    const struct cs_app_thread *thread = state->claim.thread;
     bool model_unknown = false;
     if (thread) {
         bool asked = request->orphan_turn && *request->orphan_turn;
@@ -796,13 +648,15 @@ static void choose(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     struct state *state = turn->state;
     const char *wanted = turn->request.thread_id;
+    state->claim.turn = turn;
+    state->resumed = state->preamble = false;
     if (!wanted || !*wanted) {
         start_thread(driver, turn);
         return;
     }
     pthread_mutex_lock(&driver->link.mutex);
-    struct thread *thread = find_thread(driver, wanted);
-    bool free_to_use = thread && !thread->busy && !thread->owner;
+    struct cs_app_thread *thread = cs_app_thread_find(&driver->threads, wanted);
+    bool free_to_use = thread && !thread->busy && !thread->claim;
     if (free_to_use) {
         claim(driver, state, thread);
     }
@@ -834,9 +688,9 @@ static bool adopt(struct cs_driver *driver, struct cs_engine_turn *turn,
     cs_buf_init(&policy, 65536);
     cs_json_dump(cs_json_get(result, "sandbox"), &policy);
     pthread_mutex_lock(&driver->link.mutex);
-    bool live = cs_link_live(&driver->link, &state->node);
-    struct thread *thread = live ? add_thread(driver, id) : NULL;
-    bool usable = thread && (!thread->owner || thread->owner == state) && !thread->busy;
+    bool live = cs_link_live(&driver->link, &state->rpc.node);
+    struct cs_app_thread *thread = live ? cs_app_thread_add(&driver->threads, id) : NULL;
+    bool usable = thread && (!thread->claim || thread->claim == &state->claim) && !thread->busy;
     if (usable) {
         claim(driver, state, thread);
         cs_codex_id(state->thread_id, id);
@@ -875,13 +729,9 @@ static bool has_turn(const struct cs_json *turns, const char *id)
 
 static void on_started(struct cs_engine_turn *turn, const char *turn_id)
 {
-    struct state *state = turn->state;
-    if (state->started || !turn_id) {
-        return;
+    if (turn_id) {
+        cs_rpc_started(turn, turn_id);
     }
-    state->started = true;
-    cs_codex_id(state->turn_id, turn_id);
-    cs_turn_emit(turn, CS_EVENT_STARTED, state->turn_id, strlen(state->turn_id), state->model);
 }
 
 /* The replies, by rung. */
@@ -893,10 +743,10 @@ static void start_replied(struct cs_driver *driver, struct cs_engine_turn *turn,
     if (error) {
         refuse(driver, turn, error);
     } else if (!adopt(driver, turn, result)) {
-        finish(driver, turn, CS_UPSTREAM, "codex_protocol",
-               "Codex's reply to thread/start names no usable thread");
-    } else if (ask_history(driver, turn)) {
-        if (state->item_count) {
+        cs_rpc_finish(driver, turn, CS_UPSTREAM, "codex_protocol",
+                      "Codex's reply to thread/start names no usable thread");
+    } else if (cs_rpc_ask_history(driver, turn)) {
+        if (state->rpc.item_count) {
             inject_items(driver, turn);
         } else {
             send_turn(driver, turn);
@@ -924,12 +774,13 @@ static void revert_replied(struct cs_driver *driver, struct cs_engine_turn *turn
         return;
     }
     if (!error) {
-        state->how = "reverted";
+        state->rpc.how = "reverted";
     } /* else the orphan never got into Codex's history */
     pthread_mutex_lock(&driver->link.mutex);
-    if (state->thread) {
-        state->thread->orphan[0] = '\0';
-        state->thread->totals[0] = state->thread->totals[1] = state->thread->totals[2] = -1;
+    if (state->claim.thread) {
+        state->claim.thread->orphan[0] = '\0';
+        state->claim.thread->totals[0] = state->claim.thread->totals[1] =
+            state->claim.thread->totals[2] = -1;
     }
     pthread_mutex_unlock(&driver->link.mutex);
     send_turn(driver, turn);
@@ -945,7 +796,7 @@ static void fork_replied(struct cs_driver *driver, struct cs_engine_turn *turn,
         start_thread(driver, turn);
         return;
     }
-    state->how = "reverted";
+    state->rpc.how = "reverted";
     send_turn(driver, turn);
 }
 
@@ -955,7 +806,7 @@ static void inject_replied(struct cs_driver *driver, struct cs_engine_turn *turn
     struct state *state = turn->state;
     (void)result;
     state->preamble = error != NULL;
-    state->how = error ? "preamble" : "injected";
+    state->rpc.how = error ? "preamble" : "injected";
     send_turn(driver, turn);
 }
 
@@ -971,8 +822,8 @@ static void turn_replied(struct cs_driver *driver, struct cs_engine_turn *turn,
     if (says(error, "thread not found") && !state->resumed && wanted &&
         strcmp(wanted, state->thread_id) == 0) {
         pthread_mutex_lock(&driver->link.mutex);
-        if (state->thread) {
-            free_thread(driver, state->thread);
+        if (state->claim.thread) {
+            cs_app_thread_free(&driver->threads, state->claim.thread);
         }
         pthread_mutex_unlock(&driver->link.mutex);
         resume_thread(driver, turn);
@@ -986,20 +837,14 @@ static void replied(struct cs_driver *driver, struct cs_engine_turn *turn,
 {
     static void (*const handlers[])(struct cs_driver *, struct cs_engine_turn *,
                                     const struct cs_json *, const struct cs_json *) = {
-        [RUNG_START] = start_replied,
-        [RUNG_RESUME] = resume_replied,
-        [RUNG_REVERT] = revert_replied,
-        [RUNG_FORK] = fork_replied,
-        [RUNG_INJECT] = inject_replied,
-        [RUNG_TURN] = turn_replied,
-        [RUNG_DONE] = NULL,
+        [RUNG_START] = start_replied,   [RUNG_RESUME] = resume_replied,
+        [RUNG_REVERT] = revert_replied, [RUNG_FORK] = fork_replied,
+        [RUNG_INJECT] = inject_replied, [RUNG_TURN] = turn_replied,
     };
     const struct state *state = turn->state;
     const struct cs_json *error = cs_json_get(json, "error");
-    if (handlers[state->rung]) {
-        handlers[state->rung](driver, turn, cs_json_get(json, "result"),
-                              cs_json_type(error) == CS_JSON_NULL ? NULL : error);
-    }
+    handlers[state->rung](driver, turn, cs_json_get(json, "result"),
+                          cs_json_type(error) == CS_JSON_NULL ? NULL : error);
 }
 
 /* The notifications of a running turn. */
@@ -1020,36 +865,18 @@ static void on_item(struct cs_engine_turn *turn, const struct cs_json *item)
         }
         return;
     }
-    struct cs_buf json;
-    cs_buf_init(&json, LINE_MAX_OUT);
-    cs_json_dump(item, &json);
-    if (cs_buf_check(&json, NULL) == CS_OK && json.len) {
-        cs_turn_emit(turn, CS_EVENT_ITEM, json.data, json.len, type);
-    }
-    cs_buf_fini(&json);
-}
-
-static void read_tokens(const struct cs_json *json, int64_t out[3])
-{
-    out[0] = cs_json_int(cs_json_get(json, "inputTokens"), 0);
-    out[1] = cs_json_int(cs_json_get(json, "cachedInputTokens"), 0);
-    out[2] = cs_json_int(cs_json_get(json, "outputTokens"), 0);
+    cs_rpc_emit_json(turn, CS_EVENT_ITEM, item, type);
 }
 
 /* Codex tells the thread's totals and those of the last request to the model, and repeats itself
  * when a turn fails. */
-static void on_usage(struct state *state, const struct cs_json *usage)
+static void on_usage(struct cs_rpc_turn *state, const struct cs_json *usage)
 {
-    int64_t total[3], last[3];
-    read_tokens(cs_json_get(usage, "total"), total);
-    read_tokens(cs_json_get(usage, "last"), last);
-    if (memcmp(total, state->totals, sizeof(total)) == 0 || last[0] + last[2] <= 0) {
-        return;
-    }
-    for (int i = 0; i < 3; i++) {
-        state->used[i] = (state->used[i] < 0 ? 0 : state->used[i]) + last[i];
-        state->totals[i] = total[i];
-    }
+    static const char *const names[] = {"inputTokens", "cachedInputTokens", "outputTokens"};
+    int64_t totals[3], last[3];
+    cs_rpc_tokens(cs_json_get(usage, "total"), names, totals);
+    cs_rpc_tokens(cs_json_get(usage, "last"), names, last);
+    cs_rpc_used(state, last, totals);
 }
 
 static void on_completed(struct cs_driver *driver, struct cs_engine_turn *turn,
@@ -1068,13 +895,13 @@ static void on_completed(struct cs_driver *driver, struct cs_engine_turn *turn,
     const struct cs_json *error = cs_json_get(result, "error");
     const char *message = cs_json_get_string(error, "message");
     if (status && strcmp(status, "completed") == 0) {
-        finish(driver, turn, CS_OK, NULL, NULL);
+        cs_rpc_finish(driver, turn, CS_OK, NULL, NULL);
     } else if (status && strcmp(status, "interrupted") == 0) {
-        finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
+        cs_rpc_finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
     } else {
-        finish(driver, turn, CS_UPSTREAM,
-               cs_codex_error_code(cs_json_get(error, "codexErrorInfo"), message),
-               message ? message : "Codex says that the turn failed, and not why");
+        cs_rpc_finish(driver, turn, CS_UPSTREAM,
+                      cs_codex_error_code(cs_json_get(error, "codexErrorInfo"), message),
+                      message ? message : "Codex says that the turn failed, and not why");
     }
 }
 
@@ -1086,7 +913,7 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
     const char *method = cs_json_get_string(json, "method");
     size_t len = 0;
     const char *delta;
-    if (state->rung != RUNG_TURN || !method) {
+    if (!state->rpc.prompted || !method) {
         return;
     }
     switch (notice_of(method)) {
@@ -1103,11 +930,11 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
         on_item(turn, cs_json_get(params, "item"));
         break;
     case NOTICE_USAGE:
-        on_usage(state, cs_json_get(params, "tokenUsage"));
+        on_usage(&state->rpc, cs_json_get(params, "tokenUsage"));
         break;
     case NOTICE_MODEL:
-        cs_text_replace(&state->model, cs_json_get_string(params, "toModel"));
-        state->started = false; /* tell again, with the model that really runs */
+        cs_text_replace(&state->rpc.model, cs_json_get_string(params, "toModel"));
+        state->rpc.started = false; /* tell again, with the model that really runs */
         on_started(turn, cs_json_get_string(params, "turnId"));
         break;
     case NOTICE_COMPLETED:
@@ -1119,113 +946,6 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
     }
 }
 
-static void begin(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = calloc(1, sizeof(*state));
-    if (!state) {
-        cs_turn_emit_done(turn, CS_NO_MEM, NULL, "out of memory");
-        return;
-    }
-    state->node.turn = turn;
-    state->rung = RUNG_CHILD;
-    state->how = "new";
-    for (int i = 0; i < 3; i++) {
-        state->used[i] = state->totals[i] = -1;
-    }
-    turn->state = state;
-    cs_link_join(&driver->link, &state->node);
-}
-
-static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
-                 const struct cs_message_in *message)
-{
-    struct state *state = turn->state;
-    const char *why = message->text ? message->text : "Codex stopped";
-    if (message->kind == CS_IN_UNAVAILABLE) {
-        finish(driver, turn, CS_UNAVAILABLE, "codex_unavailable", why);
-    } else if (message->kind == CS_IN_TOO_LARGE) {
-        finish(driver, turn, CS_UPSTREAM, "reply_too_large", why);
-    } else if (state->rung < RUNG_TURN && !state->retried) {
-        state->retried = true; /* Codex has not seen the prompt */
-        state->rung = RUNG_CHILD;
-        state->resumed = state->preamble = false;
-        cs_link_join(&driver->link, &state->node);
-    } else {
-        finish(driver, turn, CS_UPSTREAM, "codex_died", why);
-    }
-}
-
-/* Let Codex end the turn, if it runs one for us. */
-static void stop_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = turn->state;
-    pthread_mutex_lock(&driver->link.mutex);
-    if (state->thread) {
-        interrupt(driver, state->thread);
-    }
-    pthread_mutex_unlock(&driver->link.mutex);
-}
-
-static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
-                 struct cs_message_in *message)
-{
-    if (!message) {
-        begin(driver, turn);
-        return;
-    }
-    const struct state *state = turn->state;
-    switch ((enum cs_link_message)message->kind) {
-    case CS_IN_READY:
-        if (state->rung == RUNG_CHILD) {
-            choose(driver, turn);
-        }
-        break;
-    case CS_IN_REPLY:
-        replied(driver, turn, message->json);
-        break;
-    case CS_IN_NOTICE:
-        noticed(driver, turn, message->json);
-        break;
-    case CS_IN_NO_MEM:
-        stop_turn(driver, turn);
-        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
-        break;
-    case CS_IN_DIED:
-    case CS_IN_TOO_LARGE:
-    case CS_IN_UNAVAILABLE:
-        gone(driver, turn, message);
-        break;
-    }
-}
-
-static void cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = turn->state;
-    if (!state || state->rung == RUNG_DONE) {
-        return;
-    }
-    if (state->rung < RUNG_TURN) { /* Codex has not seen the prompt */
-        finish(driver, turn, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
-        return;
-    }
-    stop_turn(driver, turn);
-}
-
-static void detach(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = turn->state;
-    if (!state) {
-        return;
-    }
-    turn->state = NULL;
-    cs_link_leave(&driver->link, &state->node);
-    pthread_mutex_lock(&driver->link.mutex);
-    unclaim(driver, state);
-    pthread_mutex_unlock(&driver->link.mutex);
-    free(state->model);
-    free(state);
-}
-
 static const struct cs_link_ops link_ops = {
     .name = "Codex app-server",
     .skip_stdin = false,
@@ -1235,22 +955,18 @@ static const struct cs_link_ops link_ops = {
     .on_notice = on_notice,
     .answer = answer,
     .on_down = on_down,
+    .state_size = sizeof(struct state),
+    .ready = choose,
+    .replied = replied,
+    .noticed = noticed,
+    .stop = stop,
+    .release = release,
 };
 
 static enum cs_status create(struct cs_engine *engine, struct cs_driver **out_driver,
                              struct cs_err *err)
 {
-    struct cs_driver *driver = calloc(1, sizeof(*driver));
-    if (!driver) {
-        return cs_err_nomem(err);
-    }
-    enum cs_status status = cs_link_init(&driver->link, engine, &link_ops, driver, err);
-    if (status != CS_OK) {
-        free(driver);
-        return status;
-    }
-    *out_driver = driver;
-    return CS_OK;
+    return cs_rpc_driver_new(engine, &link_ops, sizeof(struct cs_driver), out_driver, err);
 }
 
 static void destroy(struct cs_driver *driver, int64_t deadline)
@@ -1268,7 +984,7 @@ const struct cs_driver_ops cs_app_server_ops = {
     .kind = CS_ENGINE_APP_SERVER,
     .create = create,
     .destroy = destroy,
-    .step = step,
-    .cancel = cancel,
-    .detach = detach,
+    .step = cs_rpc_step,
+    .cancel = cs_rpc_cancel,
+    .detach = cs_rpc_detach,
 };

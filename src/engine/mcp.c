@@ -11,12 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rpc.h"
+#include "rpc_turn.h"
 
 #define TALK_BUCKETS 1024 /* a power of two */
 #define TALKS_MAX    1024 /* conversations that are remembered; forgetting one costs it a preamble */
 #define STOPPED_MAX  1024
-#define LINE_MAX_OUT ((size_t)64 * 1024 * 1024)
 
 struct state;
 
@@ -30,29 +29,19 @@ struct talk {
     char id[CS_CODEX_ID_MAX];
 };
 
-enum rung { RUNG_CHILD, RUNG_CALL, RUNG_DONE };
-
-/* A turn. The owner's thread alone uses it, but for node and talk. */
+/* A turn. The owner's thread alone uses it, but for the talk. */
 struct state {
-    struct cs_link_turn node; /* first; guarded by the link's mutex, like talk */
-    struct talk *talk;
-    enum rung rung;
-    bool retried, reply, content_deltas, started;
-    const char *how; /* detail of CS_EVENT_THREAD */
+    struct cs_rpc_turn rpc; /* first */
+    struct talk *talk;      /* guarded by the link's mutex */
+    bool reply, content_deltas;
     int64_t call;
-    char turn_id[CS_CODEX_ID_MAX];
-    char *model;  /* that runs; or NULL */
     char *spoken; /* the last message that was told; or NULL */
     char *error;  /* what Codex said of its failure; or NULL */
     const char *error_code;
-    const struct cs_engine_item *items;
-    size_t item_count;
-    bool asked_history;
-    int64_t used[3], totals[3]; /* -1 unknown */
 };
 
 struct cs_driver {
-    struct cs_link link;
+    struct cs_link link; /* first */
     /* Guarded by the link's mutex: */
     struct talk *talks[TALK_BUCKETS];
     struct talk *newest, *oldest;
@@ -132,7 +121,7 @@ static void add_talk(struct cs_driver *driver, struct state *state, const char *
         return;
     }
     struct talk *talk = calloc(1, sizeof(*talk));
-    char *terms = terms_of(&state->node.turn->request);
+    char *terms = terms_of(&state->rpc.node.turn->request);
     if (!talk || !terms) {
         free(talk);
         free(terms);
@@ -293,35 +282,18 @@ static void on_down(struct cs_driver *driver)
 
 /* The owner's thread. */
 
-static void finish(struct cs_driver *driver, struct cs_engine_turn *turn, enum cs_status status,
-                   const char *code, const char *sentence)
-{
-    struct state *state = turn->state;
-    if (state->used[0] >= 0) {
-        cs_turn_emit_usage(turn, state->used, state->totals);
-    }
-    pthread_mutex_lock(&driver->link.mutex);
-    leave_talk(driver, state, status == CS_OK || state->rung == RUNG_CHILD);
-    if (status == CS_OK) {
-        cs_link_proved(&driver->link);
-    }
-    pthread_mutex_unlock(&driver->link.mutex);
-    state->rung = RUNG_DONE;
-    cs_turn_emit_done(turn, status, code, sentence);
-}
-
 /* The prompt as Codex gets it: plain, or with context and transcript before it. */
 static void write_prompt(struct cs_jsonw *w, const struct cs_engine_turn *turn,
                          struct cs_buf *scratch)
 {
     const struct state *state = turn->state;
     const struct cs_engine_request *request = &turn->request;
-    size_t count = state->reply ? 0 : state->item_count;
+    size_t count = state->reply ? 0 : state->rpc.item_count;
     if (!count && !request->context_len) {
         cs_jsonw_stringn(w, "prompt", request->prompt, request->prompt_len);
         return;
     }
-    cs_preamble(state->items, count, request->preamble_bytes, request, scratch);
+    cs_preamble(state->rpc.items, count, request->preamble_bytes, request, scratch);
     cs_jsonw_stringn(w, "prompt", scratch->data ? scratch->data : "", scratch->len);
 }
 
@@ -352,8 +324,8 @@ static void call_tool(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct cs_buf line, scratch;
     struct cs_jsonw w;
     struct cs_err err = {0};
-    cs_buf_init(&line, LINE_MAX_OUT);
-    cs_buf_init(&scratch, LINE_MAX_OUT);
+    cs_buf_init(&line, CS_RPC_LINE_MAX);
+    cs_buf_init(&scratch, CS_RPC_LINE_MAX);
     int64_t id = cs_rpc_request(&driver->link, &line, &w, "tools/call");
     write_arguments(&w, turn, &scratch);
     cs_rpc_end(&line, &w);
@@ -361,16 +333,15 @@ static void call_tool(struct cs_driver *driver, struct cs_engine_turn *turn)
         line.status = scratch.status;
     }
     pthread_mutex_lock(&driver->link.mutex);
-    enum cs_status status = cs_link_call(&driver->link, &state->node, id, &line, &err);
+    enum cs_status status = cs_link_call(&driver->link, &state->rpc.node, id, &line, &err);
     pthread_mutex_unlock(&driver->link.mutex);
     cs_buf_fini(&line);
     cs_buf_fini(&scratch);
     if (status == CS_OK) {
-        state->rung = RUNG_CALL;
+        state->rpc.prompted = true;
         state->call = id;
-    } else if (status != CS_CONFLICT) {
-        finish(driver, turn, status == CS_NO_MEM ? CS_NO_MEM : CS_UNAVAILABLE,
-               status == CS_NO_MEM ? NULL : "codex_unavailable", err.msg);
+    } else {
+        cs_rpc_unsent(driver, turn, status, &err);
     }
 }
 
@@ -378,20 +349,11 @@ static void call_tool(struct cs_driver *driver, struct cs_engine_turn *turn)
 static void call_codex(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     struct state *state = turn->state;
-    const struct cs_engine_request *request = &turn->request;
     state->reply = false;
-    if (!state->asked_history && request->history) {
-        struct cs_err err = {0};
-        state->asked_history = true;
-        enum cs_status status =
-            request->history(request->history_arg, &state->items, &state->item_count, &err);
-        if (status != CS_OK) {
-            finish(driver, turn, status, err.code, err.msg);
-            return;
-        }
+    if (cs_rpc_ask_history(driver, turn)) {
+        state->rpc.how = state->rpc.item_count ? "preamble" : "new";
+        call_tool(driver, turn);
     }
-    state->how = state->item_count ? "preamble" : "new";
-    call_tool(driver, turn);
 }
 
 static void choose(struct cs_driver *driver, struct cs_engine_turn *turn)
@@ -405,16 +367,16 @@ static void choose(struct cs_driver *driver, struct cs_engine_turn *turn)
     if (talk && !talk->owner && !orphan && terms && strcmp(terms, talk->terms) == 0) {
         talk->owner = state;
         state->talk = talk;
-        cs_text_replace(&state->model, talk->model);
+        cs_text_replace(&state->rpc.model, talk->model);
     }
     bool known = state->talk != NULL;
     pthread_mutex_unlock(&driver->link.mutex);
     free(terms);
     if (known) {
         state->reply = true;
-        state->how = "loaded";
+        state->rpc.how = "loaded";
         cs_turn_emit(turn, CS_EVENT_THREAD, request->thread_id, strlen(request->thread_id),
-                     state->how);
+                     state->rpc.how);
         call_tool(driver, turn);
     } else {
         call_codex(driver, turn);
@@ -429,25 +391,19 @@ static void on_configured(struct cs_driver *driver, struct cs_engine_turn *turn,
     if (state->reply || !id) {
         return;
     }
-    cs_text_replace(&state->model, cs_json_get_string(msg, "model"));
+    cs_text_replace(&state->rpc.model, cs_json_get_string(msg, "model"));
     pthread_mutex_lock(&driver->link.mutex);
-    if (cs_link_live(&driver->link, &state->node) && !state->talk) {
-        add_talk(driver, state, id, state->model);
+    if (cs_link_live(&driver->link, &state->rpc.node) && !state->talk) {
+        add_talk(driver, state, id, state->rpc.model);
     }
     pthread_mutex_unlock(&driver->link.mutex);
-    cs_turn_emit(turn, CS_EVENT_THREAD, id, strlen(id), state->how);
+    cs_turn_emit(turn, CS_EVENT_THREAD, id, strlen(id), state->rpc.how);
 }
 
 static void on_started(struct cs_engine_turn *turn, const struct cs_json *params)
 {
-    struct state *state = turn->state;
     const char *id = cs_json_get_string(cs_json_get(params, "msg"), "turn_id");
-    if (state->started) {
-        return;
-    }
-    state->started = true;
-    cs_codex_id(state->turn_id, id ? id : cs_json_get_string(params, "id"));
-    cs_turn_emit(turn, CS_EVENT_STARTED, state->turn_id, strlen(state->turn_id), state->model);
+    cs_rpc_started(turn, id ? id : cs_json_get_string(params, "id"));
 }
 
 /* 0.58 to 0.128 send each piece in both forms, 0.153 in the newer one alone. */
@@ -483,38 +439,20 @@ static void on_item(struct cs_engine_turn *turn, const struct cs_json *item)
     if (name[0] >= 'A' && name[0] <= 'Z') {
         name[0] = (char)(name[0] - 'A' + 'a');
     }
-    struct cs_buf json;
-    cs_buf_init(&json, LINE_MAX_OUT);
-    cs_json_dump(item, &json);
-    if (cs_buf_check(&json, NULL) == CS_OK && json.len) {
-        cs_turn_emit(turn, CS_EVENT_ITEM, json.data, json.len, name);
-    }
-    cs_buf_fini(&json);
+    cs_rpc_emit_json(turn, CS_EVENT_ITEM, item, name);
 }
 
-static void read_tokens(const struct cs_json *json, int64_t out[3])
+/* Totals of the conversation, which may be missing, and the last request's. */
+static void on_tokens(struct cs_rpc_turn *state, const struct cs_json *info)
 {
-    out[0] = cs_json_int(cs_json_get(json, "input_tokens"), 0);
-    out[1] = cs_json_int(cs_json_get(json, "cached_input_tokens"), 0);
-    out[2] = cs_json_int(cs_json_get(json, "output_tokens"), 0);
-}
-
-/* Totals of the conversation and the last request's; the same again when nothing was used. */
-static void on_tokens(struct state *state, const struct cs_json *info)
-{
+    static const char *const names[] = {"input_tokens", "cached_input_tokens", "output_tokens"};
     const struct cs_json *total = cs_json_get(info, "total_token_usage");
-    int64_t sum[3] = {-1, -1, -1}, last[3];
-    read_tokens(cs_json_get(info, "last_token_usage"), last);
+    int64_t totals[3] = {-1, -1, -1}, last[3];
+    cs_rpc_tokens(cs_json_get(info, "last_token_usage"), names, last);
     if (total) {
-        read_tokens(total, sum);
+        cs_rpc_tokens(total, names, totals);
     }
-    if (last[0] + last[2] <= 0 || (total && memcmp(sum, state->totals, sizeof(sum)) == 0)) {
-        return;
-    }
-    for (int i = 0; i < 3; i++) {
-        state->used[i] = (state->used[i] < 0 ? 0 : state->used[i]) + last[i];
-        state->totals[i] = sum[i];
-    }
+    cs_rpc_used(state, last, totals);
 }
 
 static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
@@ -524,7 +462,7 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
     const struct cs_json *params = cs_json_get(json, "params");
     const struct cs_json *msg = cs_json_get(params, "msg");
     const char *type = cs_json_get_string(msg, "type");
-    if (state->rung != RUNG_CALL ||
+    if (!state->rpc.prompted ||
         cs_json_int(cs_json_path(params, "_meta", "requestId", NULL), -1) != state->call) {
         return;
     }
@@ -541,13 +479,13 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
     } else if (is(type, "item_completed")) {
         on_item(turn, cs_json_get(msg, "item"));
     } else if (is(type, "token_count")) {
-        on_tokens(state, cs_json_get(msg, "info"));
+        on_tokens(&state->rpc, cs_json_get(msg, "info"));
     } else if (is(type, "error")) {
         const char *message = cs_json_get_string(msg, "message");
         cs_text_replace(&state->error, message);
         state->error_code = cs_codex_error_code(cs_json_get(msg, "codex_error_info"), message);
     } else if (is(type, "turn_aborted")) {
-        finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
+        cs_rpc_finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
     }
 }
 
@@ -564,7 +502,7 @@ static void replied(struct cs_driver *driver, struct cs_engine_turn *turn,
     struct state *state = turn->state;
     const struct cs_json *result = cs_json_get(json, "result");
     const struct cs_json *error = cs_json_get(json, "error");
-    if (state->rung != RUNG_CALL || cs_json_int(cs_json_get(json, "id"), -1) != state->call) {
+    if (!state->rpc.prompted || cs_json_int(cs_json_get(json, "id"), -1) != state->call) {
         return;
     }
     const char *text = content_of(result);
@@ -572,7 +510,7 @@ static void replied(struct cs_driver *driver, struct cs_engine_turn *turn,
                   cs_json_bool(cs_json_get(result, "isError"), false);
     if (!failed && !state->error) {
         speak(turn, text);
-        finish(driver, turn, CS_OK, NULL, NULL);
+        cs_rpc_finish(driver, turn, CS_OK, NULL, NULL);
         return;
     }
     if (state->reply && failed && text && strstr(text, "Session not found")) {
@@ -586,118 +524,32 @@ static void replied(struct cs_driver *driver, struct cs_engine_turn *turn,
         text = cs_json_get_string(error, "message");
     }
     if (state->error) {
-        finish(driver, turn, CS_UPSTREAM, state->error_code, state->error);
+        cs_rpc_finish(driver, turn, CS_UPSTREAM, state->error_code, state->error);
     } else {
-        finish(driver, turn, CS_UPSTREAM, cs_codex_error_code(NULL, text),
-               text ? text : "Codex refused the turn");
+        cs_rpc_refused(driver, turn, text);
     }
 }
 
-static void begin(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = calloc(1, sizeof(*state));
-    if (!state) {
-        cs_turn_emit_done(turn, CS_NO_MEM, NULL, "out of memory");
-        return;
-    }
-    state->node.turn = turn;
-    state->how = "new";
-    for (int i = 0; i < 3; i++) {
-        state->used[i] = state->totals[i] = -1;
-    }
-    turn->state = state;
-    cs_link_join(&driver->link, &state->node);
-}
-
-static void gone(struct cs_driver *driver, struct cs_engine_turn *turn,
-                 const struct cs_message_in *message)
-{
-    struct state *state = turn->state;
-    const char *why = message->text ? message->text : "Codex stopped";
-    if (message->kind == CS_IN_UNAVAILABLE) {
-        finish(driver, turn, CS_UNAVAILABLE, "codex_unavailable", why);
-    } else if (message->kind == CS_IN_TOO_LARGE) {
-        finish(driver, turn, CS_UPSTREAM, "reply_too_large", why);
-    } else if (state->rung == RUNG_CHILD && !state->retried) {
-        state->retried = true; /* Codex has not seen the prompt */
-        cs_link_join(&driver->link, &state->node);
-    } else {
-        finish(driver, turn, CS_UPSTREAM, "codex_died", why);
-    }
-}
-
-/* Let Codex end the call, if there is one. */
-static void send_cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
+/* Let Codex end the call, if there is one. With the mutex held. */
+static void stop(struct cs_driver *driver, struct cs_engine_turn *turn)
 {
     const struct state *state = turn->state;
-    pthread_mutex_lock(&driver->link.mutex);
-    if (state->rung == RUNG_CALL && cs_link_live(&driver->link, &state->node)) {
+    if (state->rpc.prompted && cs_link_live(&driver->link, &state->rpc.node)) {
         driver->stopped[driver->stopped_next++ % STOPPED_MAX] = state->call;
         send_cancelled(driver, state->call);
     }
-    pthread_mutex_unlock(&driver->link.mutex);
 }
 
-static void step(struct cs_driver *driver, struct cs_engine_turn *turn,
-                 struct cs_message_in *message)
+static void release(struct cs_driver *driver, struct cs_engine_turn *turn, bool clean)
 {
-    if (!message) {
-        begin(driver, turn);
-        return;
-    }
-    const struct state *state = turn->state;
-    switch ((enum cs_link_message)message->kind) {
-    case CS_IN_READY:
-        if (state->rung == RUNG_CHILD) {
-            choose(driver, turn);
-        }
-        break;
-    case CS_IN_REPLY:
-        replied(driver, turn, message->json);
-        break;
-    case CS_IN_NOTICE:
-        noticed(driver, turn, message->json);
-        break;
-    case CS_IN_NO_MEM:
-        send_cancel(driver, turn);
-        finish(driver, turn, CS_NO_MEM, NULL, "out of memory");
-        break;
-    case CS_IN_DIED:
-    case CS_IN_TOO_LARGE:
-    case CS_IN_UNAVAILABLE:
-        gone(driver, turn, message);
-        break;
-    }
+    leave_talk(driver, turn->state, clean);
 }
 
-static void cancel(struct cs_driver *driver, struct cs_engine_turn *turn)
+static void clear(struct cs_engine_turn *turn)
 {
     struct state *state = turn->state;
-    if (!state) {
-        return;
-    }
-    if (state->rung == RUNG_CHILD) {
-        finish(driver, turn, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
-        return;
-    }
-    send_cancel(driver, turn);
-}
-
-static void detach(struct cs_driver *driver, struct cs_engine_turn *turn)
-{
-    struct state *state = turn->state;
-    if (!state) {
-        return;
-    }
-    turn->state = NULL;
-    cs_link_leave(&driver->link, &state->node);
-    pthread_mutex_lock(&driver->link.mutex);
-    leave_talk(driver, state, false);
-    pthread_mutex_unlock(&driver->link.mutex);
-    free(state->model);
     free(state->spoken);
     free(state->error);
-    free(state);
 }
 
 static const struct cs_link_ops link_ops = {
@@ -709,22 +561,19 @@ static const struct cs_link_ops link_ops = {
     .on_notice = on_notice,
     .answer = answer,
     .on_down = on_down,
+    .state_size = sizeof(struct state),
+    .ready = choose,
+    .replied = replied,
+    .noticed = noticed,
+    .stop = stop,
+    .release = release,
+    .clear = clear,
 };
 
 static enum cs_status create(struct cs_engine *engine, struct cs_driver **out_driver,
                              struct cs_err *err)
 {
-    struct cs_driver *driver = calloc(1, sizeof(*driver));
-    if (!driver) {
-        return cs_err_nomem(err);
-    }
-    enum cs_status status = cs_link_init(&driver->link, engine, &link_ops, driver, err);
-    if (status != CS_OK) {
-        free(driver);
-        return status;
-    }
-    *out_driver = driver;
-    return CS_OK;
+    return cs_rpc_driver_new(engine, &link_ops, sizeof(struct cs_driver), out_driver, err);
 }
 
 static void destroy(struct cs_driver *driver, int64_t deadline)
@@ -741,7 +590,7 @@ const struct cs_driver_ops cs_mcp_ops = {
     .kind = CS_ENGINE_MCP,
     .create = create,
     .destroy = destroy,
-    .step = step,
-    .cancel = cancel,
-    .detach = detach,
+    .step = cs_rpc_step,
+    .cancel = cs_rpc_cancel,
+    .detach = cs_rpc_detach,
 };

@@ -1,6 +1,7 @@
 /* engine/rpc: a long-lived child that speaks JSON-RPC, an object a line, and serves many turns.
  *
- * Layer: engine, private; shared by app_server.c and mcp.c.
+ * Layer: engine, private; shared by app_server.c and mcp.c. What their turns do alike is in
+ * rpc_turn.c.
  *
  * A link owns the child. Its supervisor thread starts one when a turn waits for it, bounds the
  * handshake, ends a child that hangs, frees dead ones and holds a crash loop down. The child's
@@ -108,6 +109,23 @@ struct cs_link_ops {
     const char *(*answer)(const char *method);
     /** The child is gone, with all that it had loaded. */
     void (*on_down)(struct cs_driver *driver);
+
+    /* For rpc_turn.c; on the owner's thread, and not after the turn's end. */
+
+    size_t state_size; /* of the state per turn, which begins with a struct cs_rpc_turn */
+    /** The child is ready: make the first call. */
+    void (*ready)(struct cs_driver *driver, struct cs_engine_turn *turn);
+    void (*replied)(struct cs_driver *driver, struct cs_engine_turn *turn,
+                    const struct cs_json *reply);
+    void (*noticed)(struct cs_driver *driver, struct cs_engine_turn *turn,
+                    const struct cs_json *notice);
+    /** With the mutex held: let Codex end the turn, if it runs one. */
+    void (*stop)(struct cs_driver *driver, struct cs_engine_turn *turn);
+    /** With the mutex held: the turn is over for its thread. @clean: its answer is on it, or not
+     * even its prompt. */
+    void (*release)(struct cs_driver *driver, struct cs_engine_turn *turn, bool clean);
+    /** Free what the state owns; NULL: nothing more. */
+    void (*clear)(struct cs_engine_turn *turn);
 };
 
 enum cs_link_state { CS_LINK_DOWN, CS_LINK_STARTING, CS_LINK_READY, CS_LINK_STOPPING };
