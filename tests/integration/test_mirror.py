@@ -3,7 +3,6 @@
 import json
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.codex import codex_binary
@@ -94,39 +93,7 @@ def test_hosts_that_went_on_apart_keep_both_ways_and_agree_on_the_head(proxied, 
     assert b.go_on(sid, "and next")["response"].startswith("echo 9:")
 
 
-# ---- delete, expiry, eviction ----
-
-
-def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make_host, redis):
-    away, line = proxied("away")
-    there = make_host("there")
-    sid = away.ask("to be deleted")["sessionId"]
-    kept = away.ask("to be kept")["sessionId"]
-    on(there, sid, 2)
-    on(there, kept, 2)
-    break_line(line)
-    assert there.request("DELETE", f"/api/codex/session/{sid}").status == 200
-    mend_line(line)
-    drained(away)
-    wait_until(lambda: messages(away, sid) is None, "it is gone", 15)
-    assert away.post(f"/api/codex/session/{sid}/restore").status == 404
-    assert redis.get(f"codex:session:{sid}") is None
-    assert len(messages(away, kept)) == len(messages(there, kept)) == 2
-
-
-def test_a_deletion_does_not_take_what_it_did_not_see(proxied, make_host, redis):
-    away, line = proxied("away")
-    there = make_host("there")
-    sid = away.ask("one")["sessionId"]
-    on(there, sid, 2)
-    break_line(line)
-    away.go_on(sid, "two, which nobody knows yet")
-    there.request("DELETE", f"/api/codex/session/{sid}")
-    mend_line(line)
-    drained(away)
-    on(away, sid, 4)
-    on(there, sid, 4)
-    assert messages(away, sid) == messages(there, sid)
+# ---- the hour and the limit ----
 
 
 def test_the_time_to_live_ends_on_all_hosts(make_host, redis):
@@ -164,37 +131,6 @@ def test_the_eleventh_session_puts_out_the_least_recent_one_on_all_hosts(make_ho
 
 def live_of_bob(host):
     return {s["sessionId"] for s in host.get("/api/codex/sessions?userId=bob").json["sessions"]}
-
-
-# ---- one turn at a time ----
-
-
-def test_a_second_host_is_told_which_one_is_busy(make_host, redis):
-    a, b = make_host("alpha"), make_host("beta")
-    first = a.ask("one")
-    on(b, first["sessionId"], 2)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(a.go_on, first["conversationId"], "[[delay 3000]] two")
-        wait_until(lambda: redis.command("EXISTS", f"cx:lease:{first['sessionId']}") == b":1", "the lease", 10)
-        refused = b.go_on(first["conversationId"], "me too", status=409)
-        assert refused["code"] == "session_busy" and "alpha" in refused["error"]
-        slow.result()
-    on(b, first["sessionId"], 4)
-    assert b.go_on(first["conversationId"], "three")["response"].startswith("echo 5:")
-
-
-@pytest.mark.long
-def test_a_host_that_died_with_a_turn_blocks_the_others_for_a_minute_at_most(make_host, redis):
-    a, b = make_host("alpha"), make_host("beta")
-    sid = a.ask("one")["sessionId"]
-    on(b, sid, 2)
-    a.ask("[[hang]]", status=202, headers={"Prefer": "respond-async"})
-    body = {"sessionId": sid, "prompt": "[[hang]]", "timeoutMs": 600_000}
-    assert a.post("/api/codex/continue", body, headers={"Prefer": "respond-async"}).status == 202
-    wait_until(lambda: redis.command("EXISTS", f"cx:lease:{sid}") == b":1", "the lease", 10)
-    a.kill9()
-    body["prompt"] = "two"
-    wait_until(lambda: b.post("/api/codex/continue", body).status == 200, "b may", 65, 1)
 
 
 # ---- a Redis that fails ----
@@ -245,18 +181,6 @@ def test_pending_is_counted_and_health_stays_well_while_redis_is_gone(make_host,
     drained(host)
     in_redis(redis, sid, 4)
     in_redis(redis, new, 2)
-
-
-def test_a_wiped_redis_is_filled_again_by_those_who_know(make_host, redis):
-    a, b = make_host("alpha"), make_host("beta")
-    sids = [a.ask("of a")["sessionId"], b.ask("of b")["sessionId"]]
-    on(b, sids[0], 2)
-    on(a, sids[1], 2)
-    redis.command("FLUSHALL")
-    drained(a)
-    for sid in sids:
-        assert in_redis(redis, sid, 2)["sessionId"] == sid
-        assert redis.command("SISMEMBER", "user:sessions:anna", sid) == b":1"
 
 
 def test_a_redis_without_room_is_told_and_filled_later(make_host, redis):

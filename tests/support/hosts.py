@@ -101,3 +101,12 @@ def plain_session(**fields):
         ],
         **fields,
     }
+
+
+def listed(host, query):
+    return host.expect(200, host.get(f"/api/codex/sessions?{query}"))["sessions"]
+
+
+def aside(host):
+    """What is set aside, and why."""
+    return {record["sessionId"]: record["reason"] for record in state(host)["quarantined"]}

@@ -14,6 +14,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def compose(*words):
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+def read_reply(stream):
+    kind, line = stream.read(1), stream.readline().rstrip(b"\r\n")
+    assert kind and kind in b"+:$*", f"Redis answered {kind + line!r}"
+    if kind == b"+":
+        return line
+    if kind == b":":
+        return int(line)
+    if int(line) < 0:
+        return None
+    if kind == b"$":
+        return stream.read(int(line) + 2)[:-2]
+    return [read_reply(stream) for _ in range(int(line))]
+
+
 class Redis:
     def __init__(self, folder, *options):
         self.folder = Path(folder)
@@ -21,6 +40,8 @@ class Redis:
         self.options = options
         self.port = free_port()
         self.process = None
+        self.login = None  # the words after AUTH, where it is needed
+        self.ready = (b"+PONG", b"-NOAUTH Authentication required.")  # answers of one that has started
 
     @property
     def url(self):
@@ -39,7 +60,7 @@ class Redis:
     def accepts(self):
         assert self.process.poll() is None, (self.folder / "redis.log").read_text()
         try:
-            return self.command("PING") == b"+PONG"
+            return self.command("PING") in self.ready
         except OSError:
             return False
 
@@ -54,13 +75,20 @@ class Redis:
         with self.ask(*words) as stream:
             return stream.readline().rstrip(b"\r\n")
 
+    def call(self, *words):
+        """The reply to a command: bytes, a number, a list or None. An error is an AssertionError."""
+        with self.ask(*words) as stream:
+            return read_reply(stream)
+
     def ask(self, *words):
         """The replies to a command, as a binary stream."""
-        parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-        data = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-            connection.sendall(data)
-            return connection.makefile("rb")
+            stream = connection.makefile("rb")
+            if self.login:
+                connection.sendall(compose("AUTH", *self.login))
+                assert read_reply(stream) == b"OK"
+            connection.sendall(compose(*words))
+            return stream
 
     def kill9(self):
         self.process.kill()
