@@ -57,6 +57,7 @@ static const struct {
     {": -OOM ", CS_ERROR_FULL},
     {": -MISCONF ", CS_ERROR_FULL},
     {": -READONLY ", CS_ERROR_READONLY},
+    {": -NOREPLICAS ", CS_ERROR_READONLY},
     {": -NOPERM ", CS_ERROR_AUTH},
 };
 

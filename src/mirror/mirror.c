@@ -460,9 +460,8 @@ static enum cs_status take_lease(struct cs_mirror *mirror, const char *sid, stru
     pthread_mutex_unlock(&mirror->mutex);
     if (token[0] == '\0')
         return CS_OK; /* the turn is over already */
-    rc = cs_lease_append(mirror->redis, sid, token, mirror->host, err);
-    if (rc == CS_OK)
-        rc = cs_lease_take(mirror->redis, token, cs_op_deadline(), &reply, err);
+    rc = cs_lease_take(mirror->redis,
+                       &(struct cs_lease){sid, token, mirror->host, cs_op_deadline()}, &reply, err);
     if (rc == CS_OK && reply.verdict == CS_VERDICT_BUSY) {
         rc = cs_err_set(err, CS_CONFLICT, "session_busy", "Session %s is busy on host %s", sid,
                         reply.host != NULL && reply.host[0] != '\0' ? reply.host : "unknown");

@@ -11,6 +11,7 @@
 #define ARGS_FIXED  20  /* words before a PUSH's messages, at most */
 #define PUSH_FIXED  6
 #define NUMBER_MAX  24
+#define LEASE_TRIES 4
 #define HEADER_FAST "#!lua flags=allow-key-locking\n"
 
 extern const struct cs_embedded cs_mirror_lua[];
@@ -378,45 +379,53 @@ enum cs_status cs_del_append(struct cs_redis *redis, const struct cs_script_sess
 
 /* ---- The lease ------------------------------------------------------------------------------- */
 
-enum cs_status cs_lease_append(struct cs_redis *redis, const char *sid, const char *token,
-                               const char *host, struct cs_err *err)
+/* One command about the lease; the answer is NIL or a value. */
+static enum cs_status lease_command(struct cs_redis *redis, const struct cs_lease *lease, bool take,
+                                    struct cs_reply **out_reply, struct cs_err *err)
 {
     struct cs_buf key, value;
     char ms[NUMBER_MAX];
     cs_buf_init(&key, KEY_MAX);
     cs_buf_init(&value, KEY_MAX);
-    cs_buf_addf(&key, "%s%s", CS_KEY_LEASE, sid);
-    cs_buf_addf(&value, "%s %s", token, host);
+    cs_buf_addf(&key, "%s%s", CS_KEY_LEASE, lease->sid);
+    cs_buf_addf(&value, "%s %s", lease->token, lease->host);
     (void)snprintf(ms, sizeof ms, "%d", CS_LEASE_MS);
     enum cs_status rc = cs_buf_check(&key, err);
     if (rc == CS_OK)
         rc = cs_buf_check(&value, err);
-    if (rc == CS_OK)
-        rc = cs_redis_appends(redis, err, "SET", key.data, value.data, "NX", "GET", "PX", ms, NULL);
+    if (rc == CS_OK && take)
+        rc = cs_redis_call(redis, lease->deadline, out_reply, err, "SET", key.data, value.data,
+                           "NX", "PX", ms, NULL);
+    else if (rc == CS_OK)
+        rc = cs_redis_call(redis, lease->deadline, out_reply, err, "GET", key.data, NULL);
     cs_buf_fini(&key);
     cs_buf_fini(&value);
     return rc;
 }
 
-enum cs_status cs_lease_take(struct cs_redis *redis, const char *token, int64_t deadline,
+/* SET with both NX and GET would do, but that takes Redis 7; and only a refusal costs more. */
+enum cs_status cs_lease_take(struct cs_redis *redis, const struct cs_lease *lease,
                              struct cs_script_reply *out_reply, struct cs_err *err)
 {
     struct cs_reply *reply = NULL;
-    enum cs_status rc = cs_redis_take(redis, deadline, &reply, err);
-    if (rc == CS_OK)
-        rc = cs_reply_check(reply, err);
-    if (rc != CS_OK) {
+    const char *held = NULL, *space;
+    size_t len = strlen(lease->token);
+    /* it may lapse between the two */
+    for (int i = 0; i < LEASE_TRIES && held == NULL; i++) {
         cs_reply_free(reply);
-        return rc;
+        reply = NULL;
+        enum cs_status rc = lease_command(redis, lease, i % 2 == 0, &reply, err);
+        if (rc != CS_OK)
+            return rc;
+        held = cs_reply_string(reply, NULL);
     }
-    const char *held = cs_reply_string(reply, NULL);
-    size_t len = strlen(token);
     *out_reply = (struct cs_script_reply){.verdict = CS_VERDICT_OK, .reply = reply};
-    if (held && (strncmp(held, token, len) != 0 || held[len] != ' ')) {
-        const char *space = strchr(held, ' ');
-        out_reply->verdict = CS_VERDICT_BUSY;
-        out_reply->host = space ? space + 1 : "";
-    }
+    if (held &&
+        (strcmp(held, "OK") == 0 || (strncmp(held, lease->token, len) == 0 && held[len] == ' ')))
+        return CS_OK;
+    space = held ? strchr(held, ' ') : NULL;
+    out_reply->verdict = CS_VERDICT_BUSY;
+    out_reply->host = space ? space + 1 : "";
     return CS_OK;
 }
 

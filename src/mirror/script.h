@@ -119,13 +119,14 @@ CS_MUST_USE enum cs_status cs_del_append(struct cs_redis *redis,
 
 /* The lease of a session's turn: 60 s, renewed by its holder. @token is random, without spaces. */
 
-/** OK or BUSY. Asking again with the same token is OK. */
-CS_MUST_USE enum cs_status cs_lease_append(struct cs_redis *redis, const char *sid,
-                                           const char *token, const char *host, struct cs_err *err);
-/** The verdict of cs_lease_append(). */
-CS_MUST_USE enum cs_status cs_lease_take(struct cs_redis *redis, const char *token,
-                                         int64_t deadline, struct cs_script_reply *out_reply,
-                                         struct cs_err *err);
+struct cs_lease {
+    const char *sid, *token, *host;
+    int64_t deadline; /* of each command */
+};
+/** OK or BUSY. Asking again with the same token is OK. One command, two when somebody holds it. No
+ * replies may be owed. */
+CS_MUST_USE enum cs_status cs_lease_take(struct cs_redis *redis, const struct cs_lease *lease,
+                                         struct cs_script_reply *out_reply, struct cs_err *err);
 /** OK (also when it had lapsed and was free), BUSY: lost to another. Verdict by cs_script_take().
  */
 CS_MUST_USE enum cs_status cs_lease_renew_append(struct cs_redis *redis, const char *sid,

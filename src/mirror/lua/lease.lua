@@ -1,4 +1,4 @@
--- LEASE: keep or free the lease of a session's turn. (It is taken by a plain SET … NX GET PX.)
+-- LEASE: keep or free the lease of a session's turn. (It is taken by a plain SET … NX PX.)
 -- KEYS  1 lease; its value is `token host`
 -- ARGV  1 'renew' or 'release'  2 token  3 host
 -- Reply {OK}                     it is ours again, or free

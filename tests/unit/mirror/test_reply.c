@@ -268,6 +268,9 @@ static void every_error_reply_has_its_class(void **state)
         {"ERR max number of clients reached", CS_REDIS_LOST},
         {"NOSCRIPT No matching script. Please use EVAL.", CS_REDIS_NOSCRIPT},
         {"ERR Error running script: @user_script:3: @user_script: 3: -OOM command", CS_REDIS_FULL},
+        {"ERR Error running script (call to f_0): @user_script:9: @user_script: 9: -NOREPLICAS Not "
+         "enough good replicas to write.",
+         CS_REDIS_READONLY},
         {"WRONGTYPE Operation against a key", CS_REDIS_REFUSED},
         {"ERR something new", CS_REDIS_REFUSED},
         {"", CS_REDIS_REFUSED},

@@ -1105,9 +1105,9 @@ static void a_deletion_covers_only_what_it_saw(void **state)
 
 static enum cs_verdict lease(const char *token, const char *host)
 {
-    assert_int_equal(cs_lease_append(redis, "s", token, host, NULL), CS_OK);
+    const struct cs_lease lease = {"s", token, host, soon()};
     cs_script_reply_free(&verdict);
-    assert_int_equal(cs_lease_take(redis, token, soon(), &verdict, NULL), CS_OK);
+    assert_int_equal(cs_lease_take(redis, &lease, &verdict, NULL), CS_OK);
     return verdict.verdict;
 }
 
@@ -1147,6 +1147,18 @@ static void a_lease_is_held_by_one_token(void **state)
     assert_int_equal(NUMBER("EXISTS", key), 0);
     assert_int_equal(renew("t1", "host one"), CS_VERDICT_OK); /* it had lapsed and was free */
     assert_int_equal(lease("t2", "two"), CS_VERDICT_BUSY);
+}
+
+/* Redis 6.2 knows no SET with both NX and GET. */
+static void a_lease_takes_one_command_that_old_servers_know(void **state)
+{
+    (void)state;
+    int fd = monitor_open();
+    assert_int_equal(lease("t1", "one"), CS_VERDICT_OK);
+    assert_string_equal(monitor_close(fd), "SET");
+    fd = monitor_open();
+    assert_int_equal(lease("t2", "two"), CS_VERDICT_BUSY);
+    assert_string_equal(monitor_close(fd), "SET GET");
 }
 
 static void an_append_releases_the_lease_of_its_turn(void **state)
@@ -1220,6 +1232,69 @@ static void loading_takes_one_round_once_the_server_is_known(void **state)
     assert_int_equal(cs_scripts_load(other, soon(), NULL), CS_OK);
     assert_string_equal(monitor_close(fd), "SCRIPT SCRIPT SCRIPT SCRIPT");
     cs_redis_free(other);
+}
+
+/* A server that answers SCRIPT LOAD, and refuses texts with a header when @arg says how. */
+static void load_scripts(struct fake *fake, int fd)
+{
+    static const char sha[] = "$40\r\n0123456789012345678901234567890123456789\r\n";
+    const char *refusal = fake->arg, *command = fake->got + fake->len;
+    while (!fake->stop && fake_read(fake, fd, 50)) {
+        size_t size;
+        const char *end = fake->got + fake->len;
+        fake->got[fake->len] = '\0';
+        while (sscanf(command, "*3 $6 SCRIPT $4 LOAD $%zu", &size) == 1) {
+            const char *text = strstr(strstr(command, "LOAD\r\n$") + 6, "\r\n") + 2;
+            if (end < text + size + 2)
+                break;
+            bool refused = refusal[0] != '\0' && text[0] == '#';
+            (void)fake_send(fd, refused ? refusal : sha, strlen(refused ? refusal : sha));
+            command = text + size + 2;
+        }
+    }
+}
+
+static int occurrences(const char *text, const char *of)
+{
+    int n = 0;
+    for (; (text = strstr(text, of)) != NULL; text++)
+        n++;
+    return n;
+}
+
+static void headers_are_as_the_server_knows_them(void **state)
+{
+    (void)state;
+    static struct {
+        const char *server;
+        char refusal[120];
+        int loads, headers;   /* on the first connection */
+        int later_has_header; /* on the next one */
+    } cases[] = {
+        {"one that knows the flag", "", 4, 1, 1},
+        {"Redis 7", "-ERR Unexpected flag in script shebang: allow-key-locking\r\n", 5, 1, 0},
+        {"Redis 6.2",
+         "-ERR Error compiling script (new function): user_script:1: unexpected symbol near "
+         "'#'\r\n",
+         5, 1, 0},
+    };
+    static const char load[] = "\r\nLOAD\r\n", header[] = "#!lua flags=allow-key-locking\n";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct cs_err err = {0};
+        struct fake *fake = fake_start(load_scripts, cases[i].refusal);
+        struct cs_redis *other = client_connect(&fake->endpoint);
+        if (cs_scripts_load(other, soon(), &err) != CS_OK)
+            fail_msg("%s: %s", cases[i].server, err.msg);
+        assert_int_equal(occurrences(fake->got, load), cases[i].loads);
+        assert_int_equal(occurrences(fake->got, header), cases[i].headers);
+        fake->len = 0;
+        assert_int_equal(cs_redis_connect(other, soon(), NULL), CS_OK);
+        assert_int_equal(cs_scripts_load(other, soon(), NULL), CS_OK);
+        assert_int_equal(occurrences(fake->got, load), 4);
+        assert_int_equal(occurrences(fake->got, header), cases[i].later_has_header);
+        cs_redis_free(other);
+        fake_stop(fake);
+    }
 }
 
 static void a_full_server_takes_nothing_and_says_so(void **state)
@@ -1305,10 +1380,12 @@ int main(void)
         CASE(a_deletion_leaves_a_tombstone),
         CASE(a_deletion_covers_only_what_it_saw),
         CASE(a_lease_is_held_by_one_token),
+        CASE(a_lease_takes_one_command_that_old_servers_know),
         CASE(an_append_releases_the_lease_of_its_turn),
         CASE(a_forgotten_script_is_sent_once),
         CASE(scripts_work_without_having_been_loaded),
         CASE(loading_takes_one_round_once_the_server_is_known),
+        CASE(headers_are_as_the_server_knows_them),
         CASE(a_full_server_takes_nothing_and_says_so),
         CASE(keys_of_another_type_are_an_error_before_any_write),
     };
