@@ -38,53 +38,10 @@ static enum cs_status status_of(const struct cs_turn_row *row)
     return CS_UPSTREAM;
 }
 
-/* A count of tokens; null where Codex did not tell. */
-static void render_tokens(struct cs_jsonw *w, const char *key, int64_t tokens)
-{
-    if (tokens >= 0)
-        cs_jsonw_int(w, key, tokens);
-    else
-        cs_jsonw_null(w, key);
-}
-
-static void render_metadata(struct cs_jsonw *w, const struct cs_turn_row *row, bool stale)
-{
-    const char *evicted = row->evicted != NULL && row->evicted[0] != '\0' ? row->evicted : "[]";
-
-    cs_jsonw_object(w, "metadata");
-    /* exec does not say which model its own default is */
-    cs_jsonw_string(w, "model", row->model[0] != '\0' ? row->model : NULL);
-    cs_jsonw_string(w, "sandbox", row->sandbox);
-    cs_jsonw_time(w, "timestamp", row->ended_at);
-    cs_jsonw_string(w, "turnId", row->tid);
-    cs_jsonw_string(w, "engine", row->engine);
-    cs_jsonw_int(w, "durationMs", row->duration_ms);
-    cs_jsonw_object(w, "usage");
-    render_tokens(w, "inputTokens", row->usage.input);
-    render_tokens(w, "cachedInputTokens", row->usage.cached_input);
-    render_tokens(w, "outputTokens", row->usage.output);
-    cs_jsonw_end_object(w);
-    cs_jsonw_raw(w, "evicted", evicted, strlen(evicted));
-    if (row->continued)
-        cs_jsonw_bool(w, "continued", true);
-    if (row->model_fallback)
-        cs_jsonw_bool(w, "modelFallback", true);
-    if (stale)
-        cs_jsonw_bool(w, "stale", true);
-    cs_jsonw_end_object(w);
-}
-
 static void render_ids(struct cs_jsonw *w, const struct cs_turn_view *view)
 {
     cs_jsonw_string(w, "sessionId", view->sid);
     cs_jsonw_string(w, "conversationId", view->cid);
-}
-
-static void render_answer(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale)
-{
-    cs_jsonw_stringn(w, "response", view->response != NULL ? view->response : "",
-                     view->response_len);
-    render_metadata(w, &view->row, stale);
 }
 
 static void render_completed(const struct cs_request *rq, struct cs_reply *reply,
@@ -96,7 +53,7 @@ static void render_completed(const struct cs_request *rq, struct cs_reply *reply
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
     render_ids(&w, view);
-    render_answer(&w, view, rq->stale);
+    cs_turn_render(&w, view, rq->stale);
     cs_jsonw_end_object(&w);
 }
 
@@ -254,7 +211,7 @@ static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
     if (row->status != CS_TURN_RUNNING)
         cs_jsonw_time(&w, "endedAt", row->ended_at);
     if (row->status == CS_TURN_COMPLETED) {
-        render_answer(&w, view, false);
+        cs_turn_render(&w, view, false);
     } else if (row->status != CS_TURN_RUNNING) {
         cs_jsonw_string(&w, "error", row->error);
         cs_jsonw_string(&w, "code", row->error_code);

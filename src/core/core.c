@@ -65,6 +65,8 @@ static enum cs_status core_init(struct cs_core *core, const struct cs_core_parts
     if (rc == CS_OK)
         rc = cs_history_cache_new((size_t)parts->config->cache_bytes, &core->cache, err);
     if (rc == CS_OK)
+        rc = cs_bus_start(core, err);
+    if (rc == CS_OK)
         rc = cs_sync_start(core, parts, err);
     if (rc == CS_OK && !parts->no_thread)
         rc = cs_expiry_start(core, err);
@@ -84,6 +86,7 @@ enum cs_status cs_core_new(const struct cs_core_parts *parts, struct cs_core **o
     pthread_mutex_init(&core->mutex, NULL);
     rc = core_init(core, parts, err);
     if (rc != CS_OK) {
+        cs_bus_stop(core);
         config_free(atomic_load(&core->config));
         cs_history_cache_free(core->cache);
         free(core);
@@ -107,6 +110,7 @@ bool cs_core_drain(struct cs_core *core, int64_t deadline)
         continue;
     drained = core->running == 0;
     pthread_mutex_unlock(&core->mutex);
+    cs_bus_close(core); /* after the outcomes */
     return drained;
 }
 
@@ -122,6 +126,7 @@ void cs_core_free(struct cs_core *core)
         (void)cs_cond_wait(&core->idle, &core->mutex, CS_NEVER);
     pthread_mutex_unlock(&core->mutex);
     cs_sync_stop(core);
+    cs_bus_stop(core);
     cs_history_cache_free(core->cache);
     config_free(atomic_load(&core->config));
     for (i = 0; i < core->old_count; i++)

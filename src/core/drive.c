@@ -98,6 +98,7 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
         if (rc != CS_OK)
             return;
         note_event(turn, &event);
+        cs_event_of_engine(turn, &event);
         if (observe != NULL)
             observe(arg, &event);
         if (event.type == CS_EVENT_DONE) {
@@ -217,11 +218,16 @@ static void log_end(const struct cs_turn *turn)
  * busy. */
 static enum cs_status finish(struct cs_turn *turn, const struct cs_err *end, struct cs_err *err)
 {
+    struct cs_err why = {0};
     enum cs_status rc;
 
     end_row(turn, end);
     log_end(turn);
-    rc = cs_turn_persist_end(turn, err);
+    rc = cs_turn_persist_end(turn, &why);
+    if (rc != CS_OK) {
+        cs_event_unstored(turn, &why);
+        (void)cs_err_set(err, rc, why.code, "%s", why.msg);
+    }
     if (rc == CS_OK || rc == CS_CONFLICT || rc == CS_NOT_FOUND)
         cs_registry_release(turn);
     else

@@ -2,8 +2,8 @@
  *
  * Layer: core, private.
  *
- * Lock order: core->mutex, then a history-cache or engine lock. No store call is made with
- * core->mutex held.
+ * Lock order: core->mutex, then a history-cache, engine or event-bus lock. No store call is made
+ * with core->mutex held.
  */
 #ifndef CS_CORE_PRIV_H
 #define CS_CORE_PRIV_H
@@ -14,6 +14,7 @@
 
 #include "cs/base/thread.h"
 #include "cs/core/core.h"
+#include "cs/core/events.h"
 #include "cs/store/message.h"
 
 /** Why a running turn was asked to stop. */
@@ -57,6 +58,7 @@ struct cs_turn {
 
 struct cs_history_cache;
 struct cs_sync_part;
+struct cs_bus;
 
 /** Jumps of the wall clock against the time since boot, as far as they were seen (expiry.c). */
 struct cs_clock_watch {
@@ -71,6 +73,7 @@ struct cs_core {
     struct cs_engine *engine;
     int64_t started_wall, started_mono;
     struct cs_history_cache *cache;
+    struct cs_bus *bus;        /* who listens (events.c) */
     struct cs_mirror *mirror;  /* NULL: no Redis is set */
     struct cs_sync_part *sync; /* likewise (sync.c) */
     struct cs_clock_watch clock;
@@ -182,6 +185,34 @@ enum cs_status cs_session_missing(const char *identifier, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_session_find_live(struct cs_core *core, struct cs_db *db,
                                                 const char *identifier,
                                                 struct cs_session *out_session, struct cs_err *err);
+
+/* events.c */
+
+CS_MUST_USE enum cs_status cs_bus_start(struct cs_core *core, struct cs_err *err);
+/** Every feed ends after what waits in it, and no new one is opened. */
+void cs_bus_close(struct cs_core *core);
+/** All feeds were closed. */
+void cs_bus_stop(struct cs_core *core);
+/** Whether anybody listens: a passing event that nobody hears need not be rendered. */
+bool cs_events_heard(struct cs_core *core);
+/** Tell whoever listens of a passing event of @turn, whose prompt is durable. @name is static,
+ * @members its members beside the ids, rendered: `"delta":"x"`. Any thread that holds a reference,
+ * without core->mutex. */
+void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_buf *members);
+
+/* event_text.c */
+
+/** Begin an event's data: `{` and the members that each has. */
+void cs_event_begin(struct cs_buf *out, const char *sid, const char *cid, const char *user,
+                    const char *tid);
+/** Render the lasting event that @row is; *out_name stays NULL for a row that is none. */
+CS_MUST_USE enum cs_status cs_event_lasting(struct cs_db *db, const struct cs_message_row *row,
+                                            struct cs_buf *out, const char **out_name,
+                                            struct cs_err *err);
+/** Pass on what Codex reports of a turn under way. */
+void cs_event_of_engine(struct cs_turn *turn, const struct cs_engine_event *event);
+/** The turn has ended, but its outcome could not be stored: @why. */
+void cs_event_unstored(struct cs_turn *turn, const struct cs_err *why);
 
 /* history.c */
 

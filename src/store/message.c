@@ -671,6 +671,7 @@ enum cs_status cs_message_get(struct cs_db *db, int64_t id, struct cs_message_ro
         cs_sql_copy_text(&q, 5, row.tid, sizeof row.tid);
         row.frag = cs_sql_dup_text(&q, 6);
         row.len = row.frag != NULL ? strlen(row.frag) : 0;
+        row.session = cs_sql_get_int(&q, 7);
     }
     status = cs_sql_end(&q, "read a message", err);
     if (status == CS_OK && !found)

@@ -130,7 +130,7 @@ static const struct {
                              "AND kind IN (0, 1, 2) ORDER BY hlc, origin, seq",
                              false},
     [CS_SQL_MESSAGE_BY_ID] = {"SELECT frag FROM message WHERE id = ?1", false},
-    [CS_SQL_MESSAGE_ROW] = {"SELECT s.sid, s.cid, s.user, m.kind, m.at, m.turn, m.frag "
+    [CS_SQL_MESSAGE_ROW] = {"SELECT s.sid, s.cid, s.user, m.kind, m.at, m.turn, m.frag, s.id "
                             "FROM message AS m CROSS JOIN session AS s ON s.id = m.session "
                             "WHERE m.id = ?1",
                             false},

@@ -14,7 +14,7 @@
 #include "cs/base/thread.h"
 #include "cs/engine/engine.h"
 
-enum script { ANSWER, FAIL, REFUSE_MODEL, HANG };
+enum script { ANSWER, FAIL, REFUSE_MODEL, HANG, TALK };
 
 struct cs_engine {
     pthread_mutex_t mutex;
@@ -135,13 +135,44 @@ static void event_end(struct cs_engine_event *event, enum cs_status status, cons
         cs_err_set(&event->error, status, code, "codex says %s", code);
 }
 
+/* All that Codex may report on its way to an answer. */
+static bool talk(struct cs_engine_turn *turn, struct cs_engine_event *event)
+{
+    switch (turn->step) {
+    case 2:
+        event_text(turn, event, CS_EVENT_DELTA, "the ");
+        return true;
+    case 3:
+        event_text(turn, event, CS_EVENT_DELTA, "\"answer\"");
+        return true;
+    case 4:
+        event_text(turn, event, CS_EVENT_ITEM, "{\"type\":\"reasoning\",\"id\":\"r1\"}");
+        event->detail = "reasoning";
+        return true;
+    case 5:
+        event_text(turn, event, CS_EVENT_USAGE, "");
+        event->input = 10;
+        event->cached_input = 4;
+        event->output = 3;
+        event->total_input = event->total_cached_input = event->total_output = -1;
+        return true;
+    case 6:
+        event_text(turn, event, CS_EVENT_MESSAGE, "the \"answer\"");
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event)
 {
+    if (turn->script == TALK && talk(turn, event))
+        return;
     if (turn->script == FAIL)
         event_end(event, CS_UPSTREAM, "codex_error");
     else if (turn->script == REFUSE_MODEL && turn->request.model != NULL)
         event_end(event, CS_UPSTREAM, "model_not_found");
-    else if (turn->step == 2)
+    else if (turn->step == 2 && turn->script != TALK)
         event_text(turn, event, CS_EVENT_MESSAGE, "the answer");
     else
         event_end(event, CS_OK, NULL);

@@ -12,6 +12,7 @@
 
 #include "cs/base/config.h"
 #include "cs/base/hash.h"
+#include "cs/base/json.h"
 #include "cs/engine/engine.h"
 #include "cs/mirror/mirror.h"
 #include "cs/store/session.h"
@@ -74,6 +75,9 @@ struct cs_turn_view {
     size_t response_len;
 };
 void cs_turn_view_fini(struct cs_turn_view *view);
+/** Append the members "response" and "metadata" of a completed turn: what every way out of the
+ * daemon says of it. @stale: Redis could not be asked before it. */
+void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale);
 /** The status class of an ended turn: CS_OK if it completed, else as its error_code says
  * (CS_TIMEOUT for "execution_timeout", CS_CANCELLED, CS_UPSTREAM, …). */
 enum cs_status cs_turn_outcome(const struct cs_turn_row *row);

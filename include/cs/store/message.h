@@ -80,7 +80,7 @@ CS_MUST_USE enum cs_status cs_message_newest_turn(struct cs_db *db, int64_t sess
 
 /** A row of the log with what it belongs to. Free with cs_message_row_fini(). */
 struct cs_message_row {
-    int64_t id;
+    int64_t id, session; /* rowids */
     enum cs_message_kind kind;
     int64_t at; /* wall ms */
     char sid[CS_UUID_MAX], cid[CS_UUID_MAX];

@@ -177,6 +177,7 @@ static void a_row_comes_with_its_session_user_and_turn(void **state)
     ok(cs_store_read(f->store, &db, &f->err));
     ok(cs_message_get(db, id, &row, &f->err));
     assert_int_equal(id, row.id);
+    assert_int_equal(session, row.session);
     assert_int_equal(CS_MESSAGE_ASSISTANT, row.kind);
     assert_int_equal(77, row.at);
     assert_string_equal("s1", row.sid);
