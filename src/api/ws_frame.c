@@ -218,6 +218,11 @@ enum cs_ws_got cs_ws_read(struct cs_ws_reader *reader, unsigned char *data, size
     return got;
 }
 
+bool cs_ws_partial(const struct cs_ws_reader *reader)
+{
+    return reader->head_len > 0 || reader->in_message;
+}
+
 size_t cs_ws_head(unsigned char out[CS_WS_HEAD_MAX], enum cs_ws_op op, size_t len)
 {
     size_t i, bytes = len < 126 ? 0 : len < 65536 ? 2 : 8;

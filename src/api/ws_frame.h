@@ -73,6 +73,8 @@ void cs_ws_reader_fini(struct cs_ws_reader *reader);
  * After CS_WS_GOT_CLOSE and CS_WS_GOT_ERROR no more may be given. */
 enum cs_ws_got cs_ws_read(struct cs_ws_reader *reader, unsigned char *data, size_t len,
                           size_t *out_used);
+/** Whether something has begun that has not arrived whole. */
+bool cs_ws_partial(const struct cs_ws_reader *reader);
 /** The header of an unfragmented frame of @len bytes; returns its length. */
 size_t cs_ws_head(unsigned char out[CS_WS_HEAD_MAX], enum cs_ws_op op, size_t len);
 /** The answer to a handshake's Sec-WebSocket-Key. CS_INVALID, code "invalid_websocket_key", unless
