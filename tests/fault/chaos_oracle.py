@@ -8,7 +8,8 @@ import sqlite3
 TAG = re.compile(r"<(\d+)>")
 KINDS = {0: "user", 1: "assistant", 2: "context", 3: "error"}
 ROWS = """
-    SELECT s.sid, s.user, s.archived_at IS NULL, m.origin, m.seq, m.hlc, m.parent_origin, m.parent_seq, m.kind, m.turn, m.frag
+    SELECT s.sid, s.user, s.archived_at IS NULL,
+        m.origin, m.seq, m.hlc, m.parent_origin, m.parent_seq, m.kind, m.turn, m.frag
     FROM session s JOIN message m ON m.session = s.id ORDER BY s.sid, m.hlc, m.origin, m.seq
 """
 
@@ -58,12 +59,15 @@ class View:
     def messages(self, sid):
         return {name_of(row) for row in self.rows.get(sid, [])}
 
-    def check_no_hole(self, host):
-        """A sequence of an origin is 1, 2, 3, … in each session."""
+    def check_order(self, host):
+        """A sequence of an origin is 1, 2, 3, … in each session, and nothing comes before what its author had seen."""
         for sid, rows in self.rows.items():
-            sequences = {}
-            for origin, seq, *_ in rows:
+            sequences, times = {}, {(0, 0): -1}
+            for origin, seq, hlc, *parent in rows:
                 sequences.setdefault(origin, []).append(seq)
+                before = times.get(tuple(parent[:2]))
+                assert before is not None and before < hlc, f"{host}: {origin} {seq} in {sid} stands before its parent"
+                times[origin, seq] = hlc
             for origin, found in sequences.items():
                 assert sorted(found) == list(range(1, len(found) + 1)), f"{host}: a hole in {sid}: {origin} {sorted(found)}"
 
@@ -172,7 +176,7 @@ def check_sets(shown, views, limits, lost):
 def judge(views, shown, sessions, limits, lost):
     """All that must be true when everybody has talked."""
     for name, view in views.items():
-        view.check_no_hole(name)
+        view.check_order(name)
         unknown = view.rows.keys() - sessions.keys()
         assert not unknown, f"{name} has sessions that nobody made: {unknown}"
         for sid in view.tombs:
