@@ -89,10 +89,14 @@ static enum cs_status fill(struct cs_request *rq, struct cs_err *err)
     return rc;
 }
 
-static enum cs_status parse(struct cs_request *rq, size_t offset, struct cs_err *err)
+static enum cs_status parse(struct cs_request *rq, struct cs_err *err)
 {
-    size_t len = rq->raw.len - offset;
-    enum cs_status rc = cs_json_parse(rq->raw.data + offset, len, len, &rq->body, err);
+    size_t len = rq->raw.len - rq->body_at;
+    enum cs_status rc;
+
+    if ((rq->route->flags & CS_ROUTE_MCP) != 0)
+        return CS_OK;
+    rc = cs_json_parse(rq->raw.data + rq->body_at, len, len, &rq->body, err);
 
     if (rc == CS_OK && cs_json_type(rq->body) != CS_JSON_OBJECT)
         rc = cs_err_set(err, CS_INVALID, "invalid_json", "The body must be a JSON object");
@@ -101,7 +105,6 @@ static enum cs_status parse(struct cs_request *rq, size_t offset, struct cs_err 
 
 enum cs_status cs_body_read(struct cs_request *rq, struct cs_err *err)
 {
-    size_t offset;
     enum cs_status rc = check_kind(rq, err);
 
     if (rc != CS_OK || rq->body_len == 0)
@@ -117,9 +120,9 @@ enum cs_status cs_body_read(struct cs_request *rq, struct cs_err *err)
     }
     cs_buf_init(&rq->raw, (size_t)rq->body_len + 4096);
     cs_buf_addf(&rq->raw, "%s %s\n", rq->info->request_method, rq->info->request_uri);
-    offset = rq->raw.len;
+    rq->body_at = rq->raw.len;
     rc = fill(rq, err);
-    return rc == CS_OK ? parse(rq, offset, err) : rc;
+    return rc == CS_OK ? parse(rq, err) : rc;
 }
 
 void cs_body_drain(struct cs_request *rq)

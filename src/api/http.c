@@ -18,6 +18,7 @@
 #include "cs/base/log.h"
 #include "cs/base/thread.h"
 #include "cs/base/uuid.h"
+#include "cs/mcp/mcp.h"
 #include "priv.h"
 
 #define SPARE_WORKERS 256      /* never wait for turns: they serve reads */
@@ -304,6 +305,8 @@ static enum cs_status prepare(struct cs_http *http, const struct cs_http_options
         rc = cs_log_redact(http->token, err);
     if (rc == CS_OK)
         rc = cs_random(&http->nonce, sizeof http->nonce, err);
+    if (rc == CS_OK)
+        rc = cs_mcp_new(http->core, options->mcp, http->version, &http->mcp, err);
     if (rc == CS_OK && config->port != 0)
         rc = try_port(http, err);
     return rc == CS_OK ? cs_alarm_install(err) : rc;
@@ -389,6 +392,7 @@ void cs_http_stop(struct cs_http *http)
         (void)nanosleep(&moment, NULL);
     if (http->ctx != NULL)
         stop_civetweb(http);
+    cs_mcp_free(http->mcp);
     cs_limiter_fini(&http->limiter);
     explicit_bzero(http->token, sizeof http->token);
     free(http->version);

@@ -40,6 +40,7 @@ struct cs_limiter {
 
 struct cs_http {
     struct cs_core *core;
+    struct cs_mcp *mcp;
     struct mg_context *ctx;
     char *version, *notice; /* owned; notice may be NULL */
     char token[CS_TOKEN_LEN + 1];
@@ -77,6 +78,12 @@ struct cs_worker {
     X(CONTENT_TYPE, "Content-Type", true)                                                          \
     X(TRANSFER_ENCODING, "Transfer-Encoding", true)                                                \
     X(EXPECT, "Expect", true)                                                                      \
+    X(ACCEPT, "Accept", false)                                                                     \
+    X(LAST_EVENT_ID, "Last-Event-ID", true)                                                        \
+    X(MCP_SESSION_ID, "Mcp-Session-Id", true)                                                      \
+    X(MCP_REVISION, "MCP-Protocol-Version", true)                                                  \
+    X(MCP_METHOD, "Mcp-Method", true)                                                              \
+    X(MCP_NAME, "Mcp-Name", true)                                                                  \
     X(PREFER, "Prefer", false)                                                                     \
     X(REQUEST_ID, "X-Request-Id", false)                                                           \
     X(IDEMPOTENCY_KEY, "Idempotency-Key", true)
@@ -105,6 +112,7 @@ struct cs_request {
     bool close;               /* the connection ends with this request */
     bool body_read;           /* nothing of the body is left on the connection */
     int64_t body_len;         /* declared */
+    size_t body_at;           /* where the body begins in raw */
     int64_t body_held;        /* counted in http->body_bytes */
     struct cs_buf raw;    /* "METHOD path\n", then the body: what an idempotency key stands for */
     struct cs_json *body; /* an object; NULL without a body */
@@ -211,6 +219,7 @@ typedef enum cs_status (*cs_handler)(struct cs_request *rq, struct cs_reply *rep
 enum {
     CS_ROUTE_OPEN = 1,     /* no credentials needed */
     CS_ROUTE_MUTATION = 2, /* its body must be JSON */
+    CS_ROUTE_MCP = 4,      /* not REST: no part of the contract, its body is for another parser */
 };
 
 struct cs_route {
@@ -249,6 +258,8 @@ enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, stru
 enum cs_status cs_api_healthz(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_sync(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_sync_now(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_mcp_delete(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_openapi(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 
 #endif

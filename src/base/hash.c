@@ -1,6 +1,9 @@
 #include "cs/base/hash.h"
 
+#include <limits.h>
+
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 
 #include "cs/base/uuid.h"
 
@@ -9,6 +12,14 @@ enum cs_status cs_sha256(const void *data, size_t len, unsigned char out[CS_SHA2
 {
     if (EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL) != 1)
         return cs_err_nomem(err); /* nothing else can go wrong with a built-in digest */
+    return CS_OK;
+}
+
+enum cs_status cs_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
+                              unsigned char out[CS_SHA256_LEN], struct cs_err *err)
+{
+    if (HMAC(EVP_sha256(), key, (int)key_len, data, len, out, NULL) == NULL)
+        return cs_err_nomem(err);
     return CS_OK;
 }
 
@@ -30,4 +41,17 @@ enum cs_status cs_sha1_base64(const void *data, size_t len, char out[29], struct
         return cs_err_nomem(err);
     EVP_EncodeBlock((unsigned char *)out, digest, sizeof digest);
     return CS_OK;
+}
+
+void cs_base64(struct cs_buf *out, const void *data, size_t len)
+{
+    size_t need = (len + 2) / 3 * 4;
+    char *to = len <= INT_MAX ? cs_buf_reserve(out, need) : NULL;
+
+    if (to == NULL) {
+        out->status = out->status != CS_OK ? out->status : CS_TOO_LARGE;
+        return;
+    }
+    EVP_EncodeBlock((unsigned char *)to, data, (int)len);
+    out->len += need;
 }

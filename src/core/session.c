@@ -102,6 +102,17 @@ enum cs_status cs_session_cancel(struct cs_core *core, const char *identifier,
     return CS_OK;
 }
 
+bool cs_turn_cancel(struct cs_core *core, const char *tid)
+{
+    struct cs_turn *turn = cs_registry_by_tid(core, tid);
+
+    if (turn == NULL)
+        return false;
+    cs_registry_stop(turn, CS_STOP_CANCEL);
+    cs_turn_unref(turn);
+    return true;
+}
+
 /* ---- writes ---- */
 
 struct change {

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The direction of includes: base <- store, mirror, engine <- core <- api <- main. A module sees the public
+# The direction of includes: base <- store, mirror, engine <- core <- mcp <- api <- main. A module sees the public
 # headers of those below it, and each third-party header stays in the one place that wraps it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,8 +18,9 @@ below() {
     mirror) echo base mirror ;;
     engine) echo base engine ;;
     core) echo base store mirror engine core ;;
-    api) echo base store mirror engine core api ;;
-    main) echo base store mirror engine core api ;;
+    mcp) echo base store mirror engine core mcp ;;
+    api) echo base store mirror engine core mcp api ;;
+    main) echo base store mirror engine core mcp api ;;
     tools) echo ;;
     *) return 1 ;;
     esac

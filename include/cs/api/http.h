@@ -9,12 +9,14 @@
 #include "cs/core/core.h"
 
 struct cs_http;
+struct cs_mcp_table;
 
 struct cs_http_options {
     struct cs_core *core;
     const char *token_path; /* file with the bearer token; created (0600, 32 random bytes in hex)
                                when missing */
     const char *version;
+    const struct cs_mcp_table *mcp; /* what /mcp offers; NULL: Codex */
     const char
         *notice; /* shown in /health: e.g. that a damaged database was quarantined; or NULL */
 };

@@ -129,6 +129,9 @@ CS_MUST_USE enum cs_status cs_turn_view(struct cs_core *core, const char *tid, i
 CS_MUST_USE enum cs_status cs_session_cancel(struct cs_core *core, const char *identifier,
                                              char out_tid[CS_UUID_MAX], struct cs_err *err);
 
+/** Ask turn @tid to stop, without waiting. Whether it was running here. */
+bool cs_turn_cancel(struct cs_core *core, const char *tid);
+
 /** Answer what a running turn of this host asks (approval.requested): @approve or decline it, in
  * the name of @by (a word for the event: "rest", "websocket", "mcp"). CS_NOT_FOUND turn_not_found
  * or "approval_not_found"; CS_CONFLICT, code "approval_answered", when it was answered or timed

@@ -145,6 +145,8 @@ static void every_route_is_in_the_document(void **state)
         const struct cs_json *operation;
         char path[128], method[8] = "";
 
+        if ((route->flags & CS_ROUTE_MCP) != 0)
+            continue;
         document_path(route->path, path);
         for (size_t i = 0; route->method[i] != '\0'; i++)
             method[i] = (char)(route->method[i] | 0x20);
@@ -175,12 +177,13 @@ static bool count_path(const char *key, const struct cs_json *value, void *arg)
 static void nothing_else_is_in_the_document(void **state)
 {
     struct cs_json *root = document();
+    const struct cs_route *route;
     int operations = 0, routes = 0;
 
     (void)state;
     (void)cs_json_each(cs_json_get(root, "paths"), count_path, &operations);
-    while (cs_routes[routes].method != NULL)
-        routes++;
+    for (route = cs_routes; route->method != NULL; route++)
+        routes += (route->flags & CS_ROUTE_MCP) == 0;
     assert_int_equal(operations, routes);
     cs_json_free(root);
 }
