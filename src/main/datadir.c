@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +14,17 @@
 #include "cs/base/uuid.h"
 
 #define LOCK_NAME "lock"
+
+/* A lock on the whole file. It belongs to the open file: it ends when the last descriptor is
+ * closed. Asking who has it takes nothing, so that asking never keeps a daemon from starting. */
+static int lock_file(int fd, int command, short *type)
+{
+    struct flock lock = {.l_type = *type, .l_whence = SEEK_SET};
+    int rc = fcntl(fd, command, &lock);
+
+    *type = lock.l_type;
+    return rc;
+}
 
 static void read_owner(int fd, struct cs_datadir_owner *out_owner)
 {
@@ -44,6 +54,7 @@ enum cs_status cs_datadir_lock(const char *dir, int *out_fd, struct cs_err *err)
 {
     struct cs_datadir_owner owner;
     enum cs_status rc = cs_mkdir_private(dir, err);
+    short exclusive = F_WRLCK;
     int fd;
 
     if (rc != CS_OK)
@@ -51,8 +62,8 @@ enum cs_status cs_datadir_lock(const char *dir, int *out_fd, struct cs_err *err)
     fd = open_lock(dir, O_RDWR | O_CREAT);
     if (fd < 0)
         return cs_err_errno(err, errno, "open the lock of the data folder");
-    if (fchmod(fd, 0600) != 0 || flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK) {
+    if (fchmod(fd, 0600) != 0 || lock_file(fd, F_OFD_SETLK, &exclusive) != 0) {
+        if (errno != EAGAIN) {
             rc = cs_err_errno(err, errno, "lock the data folder");
         } else {
             read_owner(fd, &owner);
@@ -85,14 +96,15 @@ enum cs_status cs_datadir_owner(const char *dir, struct cs_datadir_owner *out_ow
                                 struct cs_err *err)
 {
     struct cs_datadir_owner owner = {0, 0};
+    short conflicting = F_RDLCK;
     int fd = open_lock(dir, O_RDONLY);
 
     if (fd < 0 && errno != ENOENT)
         return cs_err_errno(err, errno, "open the lock of the data folder");
-    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0)
+    if (fd >= 0 && lock_file(fd, F_OFD_GETLK, &conflicting) == 0 && conflicting != F_UNLCK)
         read_owner(fd, &owner);
     if (fd >= 0)
-        close(fd); /* also ends the shared lock */
+        close(fd);
     *out_owner = owner;
     return CS_OK;
 }

@@ -27,6 +27,8 @@ static const struct verb {
      "let the running daemon exchange everything with Redis now, and say how it stands"},
     {"backup", cs_verb_backup, true, true, "backup FILE [SETTINGS]",
      "write a consistent copy of the database, also while a daemon serves it"},
+    {"mcp", cs_verb_mcp, true, false, "mcp [SETTINGS]",
+     "MCP on stdin and stdout, for editors; starts the daemon when none runs"},
     {"version", verb_version, false, false, "version", "print the version"},
     {"help", verb_help, false, false, "help", "print this"},
 };
@@ -112,9 +114,8 @@ int main(int argc, char **argv)
     if (verb == NULL) {
         if (argc > 1)
             fprintf(stderr, "codex-sessiond: no such command: %s\n", argv[1]);
-        fprintf(
-            stderr,
-            "usage: codex-sessiond serve | doctor | token | sync | backup FILE | version | help\n");
+        fprintf(stderr, "usage: codex-sessiond serve | doctor | token | sync | backup FILE | mcp | "
+                        "version | help\n");
         return 2;
     }
     return run_verb(verb, argc - 2, argv + 2);

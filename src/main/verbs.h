@@ -21,6 +21,7 @@ int cs_verb_doctor(const struct cs_verb_input *input);
 int cs_verb_token(const struct cs_verb_input *input);
 int cs_verb_sync(const struct cs_verb_input *input);
 int cs_verb_backup(const struct cs_verb_input *input);
+int cs_verb_mcp(const struct cs_verb_input *input);
 
 /** Print "codex-sessiond: <message>" on stderr and return 1. */
 struct cs_err;
