@@ -8,6 +8,11 @@
  * the prompt of a turn that failed or was interrupted, until thread/revert. After turn/interrupt a
  * shell tool keeps running, which thread/backgroundTerminals/clean ends; that is why the handshake
  * asks for experimentalApi.
+ *
+ * With approvalPolicy on-request Codex asks by requests of its own, whose ids begin at 0. One about
+ * a command does not say whether the command is to leave the sandbox; one about a patch names an
+ * item, and what it changes was told before, by item/started. A user's approvals_reviewer could let
+ * a model answer in our place, so the reviewer is always named. An interrupt settles what is open.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +21,17 @@
 #include "app_thread.h"
 #include "rpc_turn.h"
 
-#define INJECT_MAX ((size_t)16 * 1024 * 1024) /* bytes of transcript */
+#define INJECT_MAX  ((size_t)16 * 1024 * 1024) /* bytes of transcript */
+#define PATCHES_MAX CS_LINK_ASKS_MAX
 
 /* The recovery ladder: what the turn waits for. */
 enum rung { RUNG_START, RUNG_RESUME, RUNG_REVERT, RUNG_FORK, RUNG_INJECT, RUNG_TURN };
+
+/* What an item is about to change: a question about it names the item only. */
+struct patch {
+    char item[CS_CODEX_ID_MAX];
+    char *changes; /* JSON; or NULL */
+};
 
 /* A turn. The owner's thread alone uses it, but for the claim. */
 struct state {
@@ -28,6 +40,8 @@ struct state {
     enum rung rung;
     bool resumed, spoke, preamble;
     char thread_id[CS_CODEX_ID_MAX], orphan[CS_CODEX_ID_MAX];
+    struct patch patches[PATCHES_MAX]; /* the last that began; a ring */
+    size_t patch_count;
 };
 
 struct cs_driver {
@@ -158,7 +172,6 @@ static const char *const unread[] = {
     "item/reasoning/summaryPartAdded",
     "item/reasoning/summaryTextDelta",
     "item/reasoning/textDelta",
-    "item/started",
     "remoteControl/status/changed",
     "thread/started",
     "thread/status/changed",
@@ -237,28 +250,77 @@ static void handshake(struct cs_driver *driver, const struct cs_codex_line *repl
     }
 }
 
+/* What a turn's owner may be asked. Nothing is approved for longer than once. */
+static const struct cs_ask_kind asks[] = {
+    {"item/commandExecution/requestApproval", "command", "{\"decision\":\"accept\"}",
+     "{\"decision\":\"decline\"}"},
+    {"item/fileChange/requestApproval", "patch", "{\"decision\":\"accept\"}",
+     "{\"decision\":\"decline\"}"},
+    {"item/permissions/requestApproval", "permission", NULL, "{\"permissions\":{}}"},
+};
+
+static const struct cs_ask_kind *ask_of(const char *method)
+{
+    for (size_t i = 0; i < sizeof(asks) / sizeof(asks[0]); i++) {
+        if (strcmp(method, asks[i].method) == 0) {
+            return &asks[i];
+        }
+    }
+    return NULL;
+}
+
+static bool is(const char *text, const char *word)
+{
+    return text && strcmp(text, word) == 0;
+}
+
+/* The result that grants the permissions asked for, for this turn; for free(). */
+static char *grant(const struct cs_json *params)
+{
+    char *result = NULL, *permissions = cs_json_text(cs_json_get(params, "permissions"));
+    if (permissions &&
+        asprintf(&result, "{\"permissions\":%s,\"scope\":\"turn\"}", permissions) < 0) {
+        result = NULL;
+    }
+    free(permissions);
+    return result;
+}
+
+static bool on_request(struct cs_driver *driver, struct cs_codex_line *line)
+{
+    const struct cs_ask_kind *kind = ask_of(line->method);
+    const struct cs_app_thread *thread =
+        cs_app_thread_find(&driver->threads, cs_json_get_string(line->params, "threadId"));
+    if (!kind || !thread || !thread->claim || thread->stop ||
+        !thread->claim->turn->request.approvals ||
+        !is(cs_json_get_string(line->params, "turnId"), thread->running)) {
+        return false;
+    }
+    char *granted = kind->approve ? NULL : grant(line->params);
+    bool asked = (kind->approve || granted) &&
+                 cs_link_ask(&driver->link, line, thread->claim->turn, kind, granted);
+    free(granted);
+    return asked;
+}
+
 static const char *answer(const char *method)
 {
-    /* Codex runs without anybody to ask: the policy is never, and whatever is asked all the same is
-     * declined. */
     static const struct {
         const char *method, *result;
     } answers[] = {
-        {"item/commandExecution/requestApproval", "{\"decision\":\"decline\"}"},
-        {"item/fileChange/requestApproval", "{\"decision\":\"decline\"}"},
-        {"item/permissions/requestApproval", "{\"permissions\":{}}"},
         {"item/tool/requestUserInput", "{\"answers\":{}}"},
         {"item/tool/call", "{\"contentItems\":[],\"success\":false}"},
         {"mcpServer/elicitation/request", "{\"action\":\"decline\"}"},
         {"execCommandApproval", "{\"decision\":\"denied\"}"},
         {"applyPatchApproval", "{\"decision\":\"denied\"}"},
     };
-    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+    const struct cs_ask_kind *kind = ask_of(method);
+    for (size_t i = 0; !kind && i < sizeof(answers) / sizeof(answers[0]); i++) {
         if (strcmp(method, answers[i].method) == 0) {
             return answers[i].result;
         }
     }
-    return NULL;
+    return kind ? kind->decline : NULL;
 }
 
 static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
@@ -281,11 +343,13 @@ static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
 enum notice {
     NOTICE_OTHER,
     NOTICE_DELTA,
+    NOTICE_BEGUN,
     NOTICE_ITEM,
     NOTICE_USAGE,
     NOTICE_MODEL,
     NOTICE_STARTED,
     NOTICE_COMPLETED,
+    NOTICE_SETTLED,
     NOTICE_CLOSED
 };
 
@@ -295,12 +359,10 @@ static enum notice notice_of(const char *method)
         const char *method;
         enum notice notice;
     } notices[] = {
-        {"item/agentMessage/delta", NOTICE_DELTA},
-        {"item/completed", NOTICE_ITEM},
-        {"thread/tokenUsage/updated", NOTICE_USAGE},
-        {"model/rerouted", NOTICE_MODEL},
-        {"turn/started", NOTICE_STARTED},
-        {"turn/completed", NOTICE_COMPLETED},
+        {"item/agentMessage/delta", NOTICE_DELTA}, {"item/started", NOTICE_BEGUN},
+        {"item/completed", NOTICE_ITEM},           {"thread/tokenUsage/updated", NOTICE_USAGE},
+        {"model/rerouted", NOTICE_MODEL},          {"turn/started", NOTICE_STARTED},
+        {"turn/completed", NOTICE_COMPLETED},      {"serverRequest/resolved", NOTICE_SETTLED},
         {"thread/closed", NOTICE_CLOSED},
     };
     for (size_t i = 0; i < sizeof(notices) / sizeof(notices[0]); i++) {
@@ -309,6 +371,13 @@ static enum notice notice_of(const char *method)
         }
     }
     return NOTICE_OTHER;
+}
+
+/* Whether an item that begins is a patch that @turn's owner may be asked about. */
+static bool tells_patch(const struct cs_engine_turn *turn, const struct cs_json *params)
+{
+    return turn->request.approvals &&
+           is(cs_json_get_string(cs_json_get(params, "item"), "type"), "fileChange");
 }
 
 static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
@@ -327,6 +396,10 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
         }
         return;
     }
+    if (notice == NOTICE_SETTLED) {
+        cs_link_ask_settled(&driver->link, cs_json_get(line->params, "requestId"));
+        return;
+    }
     const struct cs_json *turn = cs_json_get(line->params, "turn");
     const char *id =
         turn ? cs_json_get_string(turn, "id") : cs_json_get_string(line->params, "turnId");
@@ -340,7 +413,7 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
     if (notice == NOTICE_COMPLETED) {
         note_completed(driver, thread, turn);
     }
-    if (owner) {
+    if (owner && (notice != NOTICE_BEGUN || tells_patch(owner->turn, line->params))) {
         cs_turn_push(owner->turn, CS_IN_NOTICE, line->json, NULL, line->len,
                      notice == NOTICE_DELTA);
         line->json = NULL;
@@ -401,11 +474,19 @@ static void call(struct cs_driver *driver, struct cs_engine_turn *turn, enum run
     }
 }
 
+static void write_policy(struct cs_jsonw *w, const struct cs_engine_request *request)
+{
+    cs_jsonw_string(w, "approvalPolicy", request->approvals ? "on-request" : "never");
+    if (request->approvals) {
+        cs_jsonw_string(w, "approvalsReviewer", "user");
+    }
+}
+
 /* What starting, resuming and forking a thread have in common. */
 static void write_thread(struct cs_jsonw *w, const struct cs_engine_request *request)
 {
     cs_jsonw_string(w, "cwd", request->cwd);
-    cs_jsonw_string(w, "approvalPolicy", "never");
+    write_policy(w, request);
     cs_jsonw_string(w, "sandbox", request->sandbox);
     if (request->model) {
         cs_jsonw_string(w, "model", request->model);
@@ -603,7 +684,7 @@ static void send_turn(struct cs_driver *driver, struct cs_engine_turn *turn)
     cs_jsonw_string(&w, "threadId", state->thread_id);
     write_input(&w, turn, &scratch);
     cs_jsonw_string(&w, "cwd", request->cwd);
-    cs_jsonw_string(&w, "approvalPolicy", "never");
+    write_policy(&w, request);
     write_sandbox(&w, request->sandbox, policy);
     if (model) {
         cs_jsonw_string(&w, "model", model);
@@ -905,6 +986,53 @@ static void on_completed(struct cs_driver *driver, struct cs_engine_turn *turn,
     }
 }
 
+/* A patch begins. One whose id does not fit is not known when Codex asks about it. */
+static void keep_patch(struct state *state, const struct cs_json *item)
+{
+    const char *id = cs_json_get_string(item, "id");
+    if (!id || strlen(id) >= CS_CODEX_ID_MAX) {
+        return;
+    }
+    struct patch *patch = &state->patches[state->patch_count++ % PATCHES_MAX];
+    cs_codex_id(patch->item, id);
+    free(patch->changes);
+    patch->changes = cs_json_text(cs_json_get(item, "changes"));
+}
+
+static const char *find_patch(const struct state *state, const char *item)
+{
+    for (size_t i = 0; item && i < PATCHES_MAX; i++) {
+        if (state->patches[i].changes && strcmp(state->patches[i].item, item) == 0) {
+            return state->patches[i].changes;
+        }
+    }
+    return NULL;
+}
+
+/* Tell what Codex asks: the members that say what would be done, and what a patch changes. */
+static void asked(struct cs_engine_turn *turn, const struct cs_json *request, const char *detail)
+{
+    static const char *const told[] = {"command",
+                                       "cwd",
+                                       "reason",
+                                       "permissions",
+                                       "additionalPermissions",
+                                       "networkApprovalContext",
+                                       "grantRoot"};
+    const struct cs_json *params = cs_json_get(request, "params");
+    const char *changes = find_patch(turn->state, cs_json_get_string(params, "itemId"));
+    struct cs_buf text;
+    struct cs_jsonw w;
+    cs_rpc_approval_begin(&text, &w);
+    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+        cs_rpc_approval_member(&w, told[i], cs_json_get(params, told[i]));
+    }
+    if (changes) {
+        cs_jsonw_raw(&w, "changes", changes, strlen(changes));
+    }
+    cs_rpc_approval_end(turn, &text, &w, detail);
+}
+
 static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
                     const struct cs_json *json)
 {
@@ -926,6 +1054,9 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
             cs_turn_emit(turn, CS_EVENT_DELTA, delta, len, "");
         }
         break;
+    case NOTICE_BEGUN:
+        keep_patch(state, cs_json_get(params, "item"));
+        break;
     case NOTICE_ITEM:
         on_item(turn, cs_json_get(params, "item"));
         break;
@@ -940,9 +1071,18 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
     case NOTICE_COMPLETED:
         on_completed(driver, turn, cs_json_get(params, "turn"));
         break;
+    case NOTICE_SETTLED:
     case NOTICE_CLOSED:
     case NOTICE_OTHER:
         break;
+    }
+}
+
+static void clear(struct cs_engine_turn *turn)
+{
+    struct state *state = turn->state;
+    for (size_t i = 0; i < PATCHES_MAX; i++) {
+        free(state->patches[i].changes);
     }
 }
 
@@ -953,14 +1093,17 @@ static const struct cs_link_ops link_ops = {
     .handshake = handshake,
     .on_reply = on_reply,
     .on_notice = on_notice,
+    .on_request = on_request,
     .answer = answer,
     .on_down = on_down,
     .state_size = sizeof(struct state),
     .ready = choose,
     .replied = replied,
     .noticed = noticed,
+    .asked = asked,
     .stop = stop,
     .release = release,
+    .clear = clear,
 };
 
 static enum cs_status create(struct cs_engine *engine, struct cs_driver **out_driver,
@@ -986,5 +1129,6 @@ const struct cs_driver_ops cs_app_server_ops = {
     .destroy = destroy,
     .step = cs_rpc_step,
     .cancel = cs_rpc_cancel,
+    .answer = cs_rpc_answer,
     .detach = cs_rpc_detach,
 };

@@ -214,6 +214,9 @@ static enum cs_status choose_driver(struct cs_engine *engine, struct cs_engine_t
         rc = cs_err_set(err, CS_INVALID, "engine_unavailable",
                         "The engine %s is not available with Codex %s", cs_engine_kind_name(kind),
                         codex->version);
+    } else if (turn->request.approvals && drivers[kind]->answer == NULL) {
+        rc = cs_err_set(err, CS_INVALID, "approvals_unavailable",
+                        "The engine %s cannot ask for approvals", cs_engine_kind_name(kind));
     } else {
         if (engine->drivers[kind] == NULL)
             rc = drivers[kind]->create(engine, &engine->drivers[kind], err);
@@ -245,6 +248,14 @@ enum cs_status cs_engine_turn_start(struct cs_engine *engine,
         free(turn);
     }
     return rc;
+}
+
+enum cs_status cs_engine_turn_answer(struct cs_engine_turn *turn, const char *id, bool approve,
+                                     struct cs_err *err)
+{
+    if (turn->ops == NULL || turn->ops->answer == NULL)
+        return cs_err_set(err, CS_NOT_FOUND, "approval_not_found", "Codex does not ask anything");
+    return turn->ops->answer(turn->driver, turn, id, approve, err);
 }
 
 void cs_engine_turn_free(struct cs_engine_turn *turn)

@@ -5,7 +5,9 @@
  * as the notification codex/event and name the call in _meta.requestId. A conversation is known
  * only to the child that began it, and keeps the folder, sandbox and model that it began with. A
  * cancelled call is never answered, and its prompt stays in the conversation. There is no way to
- * put a transcript in but the prompt. Closing stdin does not end the child.
+ * put a transcript in but the prompt. Closing stdin does not end the child. With approval-policy
+ * on-request Codex asks with elicitation/create, which names the call; a user's approvals_reviewer
+ * could let a model answer in our place, so the reviewer is always named.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +18,7 @@
 #define TALK_BUCKETS 1024 /* a power of two */
 #define TALKS_MAX    1024 /* conversations that are remembered; forgetting one costs it a preamble */
 #define STOPPED_MAX  1024
+#define DENIED       "{\"decision\":\"denied\",\"action\":\"decline\"}"
 
 struct state;
 
@@ -24,7 +27,7 @@ struct talk {
     struct talk *chain;         /* in its bucket */
     struct talk *newer, *older; /* all, by their last use */
     struct state *owner;        /* the turn of ours that uses it, or NULL */
-    char *terms;                /* sandbox, folder and model, which no reply can change */
+    char *terms;                /* sandbox, policy, model and folder, which no reply can change */
     char *model;                /* that runs; or NULL */
     char id[CS_CODEX_ID_MAX];
 };
@@ -108,8 +111,8 @@ static void free_talk(struct cs_driver *driver, struct talk *talk)
 static char *terms_of(const struct cs_engine_request *request)
 {
     char *terms = NULL;
-    int n = asprintf(&terms, "%s\n%s\n%s", request->sandbox, request->model ? request->model : "",
-                     request->cwd);
+    int n = asprintf(&terms, "%s\n%d\n%s\n%s", request->sandbox, request->approvals,
+                     request->model ? request->model : "", request->cwd);
     return n < 0 ? NULL : terms;
 }
 
@@ -207,7 +210,7 @@ static const char *answer(const char *method)
 {
     /* An error would leave the call that asks hanging for ever. */
     if (strcmp(method, "elicitation/create") == 0) {
-        return "{\"decision\":\"denied\",\"action\":\"decline\"}";
+        return DENIED;
     }
     if (strcmp(method, "roots/list") == 0) {
         return "{\"roots\":[]}";
@@ -243,6 +246,28 @@ static bool was_stopped(const struct cs_driver *driver, int64_t call)
     for (size_t i = 0; i < STOPPED_MAX; i++) {
         if (driver->stopped[i] == call) {
             return true;
+        }
+    }
+    return false;
+}
+
+static bool on_request(struct cs_driver *driver, struct cs_codex_line *line)
+{
+    static const struct cs_ask_kind kinds[] = {
+        {"exec-approval", "command", "{\"decision\":\"approved\"}", DENIED},
+        {"patch-approval", "patch", "{\"decision\":\"approved\"}", DENIED},
+    };
+    const char *what = cs_json_get_string(line->params, "codex_elicitation");
+    const char *call = cs_json_get_string(line->params, "codex_mcp_tool_call_id");
+    int64_t id = call ? strtoll(call, NULL, 10) : 0;
+    struct cs_link_turn *node = cs_link_find(&driver->link, id);
+    if (strcmp(line->method, "elicitation/create") != 0 || !node ||
+        !node->turn->request.approvals || was_stopped(driver, id)) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (is(what, kinds[i].method)) {
+            return cs_link_ask(&driver->link, line, node->turn, &kinds[i], NULL);
         }
     }
     return false;
@@ -297,6 +322,16 @@ static void write_prompt(struct cs_jsonw *w, const struct cs_engine_turn *turn,
     cs_jsonw_stringn(w, "prompt", scratch->data ? scratch->data : "", scratch->len);
 }
 
+static void write_policy(struct cs_jsonw *w, const struct cs_engine_request *request)
+{
+    cs_jsonw_string(w, "approval-policy", request->approvals ? "on-request" : "never");
+    if (request->approvals) {
+        cs_jsonw_object(w, "config");
+        cs_jsonw_string(w, "approvals_reviewer", "user");
+        cs_jsonw_end_object(w);
+    }
+}
+
 static void write_arguments(struct cs_jsonw *w, const struct cs_engine_turn *turn,
                             struct cs_buf *scratch)
 {
@@ -310,7 +345,7 @@ static void write_arguments(struct cs_jsonw *w, const struct cs_engine_turn *tur
     } else {
         cs_jsonw_string(w, "cwd", request->cwd);
         cs_jsonw_string(w, "sandbox", request->sandbox);
-        cs_jsonw_string(w, "approval-policy", "never");
+        write_policy(w, request);
         if (request->model) {
             cs_jsonw_string(w, "model", request->model);
         }
@@ -455,6 +490,70 @@ static void on_tokens(struct cs_rpc_turn *state, const struct cs_json *info)
     cs_rpc_used(state, last, totals);
 }
 
+/* A command as a shell would read it. */
+static void write_command(struct cs_jsonw *w, const struct cs_json *argv)
+{
+    struct cs_buf text;
+    cs_buf_init(&text, CS_RPC_LINE_MAX);
+    for (size_t i = 0; i < cs_json_size(argv); i++) {
+        const char *word = cs_json_string(cs_json_at(argv, i), NULL);
+        bool plain = word && *word && !word[strcspn(word, " \t\n\"'`$\\|&;<>()*?[]{}#~!^")];
+        cs_buf_adds(&text, i ? " " : "");
+        cs_buf_adds(&text, plain ? "" : "'");
+        for (; word && *word; word++) {
+            if (*word == '\'') {
+                cs_buf_adds(&text, "'\\''");
+            } else {
+                cs_buf_addc(&text, *word);
+            }
+        }
+        cs_buf_adds(&text, plain ? "" : "'");
+    }
+    if (cs_json_size(argv)) {
+        cs_jsonw_stringn(w, "command", text.data, text.len);
+    }
+    if (w->out->status == CS_OK) {
+        w->out->status = text.status;
+    }
+    cs_buf_fini(&text);
+}
+
+/* One file's change, in app-server's shape. */
+static bool write_change(const char *path, const struct cs_json *change, void *arg)
+{
+    struct cs_jsonw *w = arg;
+    const char *text = cs_json_get_string(change, "unified_diff");
+    cs_jsonw_object(w, NULL);
+    cs_jsonw_string(w, "path", path);
+    cs_jsonw_object(w, "kind");
+    cs_jsonw_string(w, "type", cs_json_get_string(change, "type"));
+    cs_rpc_approval_member(w, "move_path", cs_json_get(change, "move_path"));
+    cs_jsonw_end_object(w);
+    cs_jsonw_string(w, "diff", text ? text : cs_json_get_string(change, "content"));
+    cs_jsonw_end_object(w);
+    return true;
+}
+
+/* Tell what Codex asks in the words of app-server. */
+static void asked(struct cs_engine_turn *turn, const struct cs_json *request, const char *detail)
+{
+    const struct cs_json *params = cs_json_get(request, "params");
+    const struct cs_json *changes = cs_json_get(params, "codex_changes");
+    struct cs_buf text;
+    struct cs_jsonw w;
+    cs_rpc_approval_begin(&text, &w);
+    write_command(&w, cs_json_get(params, "codex_command"));
+    cs_rpc_approval_member(&w, "cwd", cs_json_get(params, "codex_cwd"));
+    cs_rpc_approval_member(&w, "reason", cs_json_get(params, "codex_reason"));
+    cs_rpc_approval_member(&w, "grantRoot", cs_json_get(params, "codex_grant_root"));
+    if (changes) {
+        cs_jsonw_array(&w, "changes");
+        (void)cs_json_each(changes, write_change, &w);
+        cs_jsonw_end_array(&w);
+    }
+    cs_rpc_approval_end(turn, &text, &w, detail);
+}
+
 static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
                     const struct cs_json *json)
 {
@@ -559,12 +658,14 @@ static const struct cs_link_ops link_ops = {
     .handshake = handshake,
     .on_reply = on_reply,
     .on_notice = on_notice,
+    .on_request = on_request,
     .answer = answer,
     .on_down = on_down,
     .state_size = sizeof(struct state),
     .ready = choose,
     .replied = replied,
     .noticed = noticed,
+    .asked = asked,
     .stop = stop,
     .release = release,
     .clear = clear,
@@ -592,5 +693,6 @@ const struct cs_driver_ops cs_mcp_ops = {
     .destroy = destroy,
     .step = cs_rpc_step,
     .cancel = cs_rpc_cancel,
+    .answer = cs_rpc_answer,
     .detach = cs_rpc_detach,
 };

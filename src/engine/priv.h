@@ -49,6 +49,10 @@ struct cs_driver_ops {
     /** Ask Codex to stop the turn. On the owner's thread, at most once, after the first step(); a
      * turn whose owner frees it before its end is cancelled too. Must not block. */
     void (*cancel)(struct cs_driver *driver, struct cs_engine_turn *turn);
+    /** Answer an open CS_EVENT_APPROVAL. Any thread; must not block. CS_NOT_FOUND when it is not
+     * open. NULL: this driver's Codex cannot ask. */
+    enum cs_status (*answer)(struct cs_driver *driver, struct cs_engine_turn *turn, const char *id,
+                             bool approve, struct cs_err *err);
     /** The turn is being freed (on the owner's thread): forget every pointer to it. */
     void (*detach)(struct cs_driver *driver, struct cs_engine_turn *turn);
 };

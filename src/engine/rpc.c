@@ -11,6 +11,7 @@
 #include "process_priv.h"
 
 #define SUPERVISOR_STACK ((size_t)128 * 1024)
+#define TEXT_MAX         ((size_t)64 * 1024 * 1024)
 #define METHOD_NOT_FOUND "\"error\":{\"code\":-32601,\"message\":\"method not found\"}"
 
 /* Lines. */
@@ -93,6 +94,16 @@ void cs_text_replace(char **text, const char *by)
     char *copy = by ? strdup(by) : NULL;
     free(*text);
     *text = copy;
+}
+
+char *cs_json_text(const struct cs_json *json)
+{
+    struct cs_buf buf;
+    cs_buf_init(&buf, TEXT_MAX);
+    cs_json_dump(json, &buf);
+    char *text = cs_buf_take(&buf, NULL);
+    cs_buf_fini(&buf);
+    return text;
 }
 
 int64_t cs_link_next_id(struct cs_link *link)
@@ -210,6 +221,19 @@ void cs_link_send_text(struct cs_link *link, const char *line)
     send_bytes(link, line, strlen(line));
 }
 
+void cs_link_respond(struct cs_link *link, const char *wire_id, const char *result)
+{
+    struct cs_buf line;
+    cs_buf_init(&line, TEXT_MAX);
+    cs_buf_adds(&line, "{\"jsonrpc\":\"2.0\",\"id\":");
+    cs_buf_adds(&line, wire_id);
+    cs_buf_adds(&line, result ? ",\"result\":" : ",");
+    cs_buf_adds(&line, result ? result : METHOD_NOT_FOUND);
+    cs_buf_adds(&line, "}\n");
+    cs_link_send(link, &line);
+    cs_buf_fini(&line);
+}
+
 /* Turns. */
 
 /* Put a kind without a message in the turn's inbox. @sentence may be NULL. */
@@ -267,6 +291,7 @@ void cs_link_leave(struct cs_link *link, struct cs_link_turn *node)
     pthread_mutex_lock(&link->mutex);
     if (node->joined) {
         forget_call(link, node);
+        cs_link_asks_end(link, node->turn);
         if (node->next) {
             node->next->prev = node->prev;
         }
@@ -326,19 +351,11 @@ void cs_link_ready(struct cs_link *link)
 
 static void answer(struct cs_link *link, const struct cs_codex_line *line)
 {
-    const char *result = link->ops->answer(line->method);
-    struct cs_buf buf;
-    cs_buf_init(&buf, 65536);
-    cs_buf_adds(&buf, "{\"jsonrpc\":\"2.0\",\"id\":");
-    cs_json_dump(line->id, &buf);
-    cs_buf_adds(&buf, ",");
-    if (result) {
-        cs_buf_adds(&buf, "\"result\":");
+    char *id = cs_json_text(line->id);
+    if (id) {
+        cs_link_respond(link, id, link->ops->answer(line->method));
     }
-    cs_buf_adds(&buf, result ? result : METHOD_NOT_FOUND);
-    cs_buf_adds(&buf, "}\n");
-    cs_link_send(link, &buf);
-    cs_buf_fini(&buf);
+    free(id);
 }
 
 static void route_reply(struct cs_link *link, struct cs_codex_line *line)
@@ -387,7 +404,9 @@ static void take_line(struct cs_link *link, struct cs_codex_line *line)
         lose_line(link);
         break;
     case CS_LINE_REQUEST:
-        answer(link, line);
+        if (!link->ops->on_request(link->driver, line)) {
+            answer(link, line);
+        }
         break;
     case CS_LINE_REPLY:
         route_reply(link, line);
@@ -453,6 +472,7 @@ static void on_gone(void *arg, int wait_status, bool too_long, const char *error
     if (was == CS_LINK_READY || was == CS_LINK_STARTING) {
         tell_all(link, too_long ? CS_IN_TOO_LARGE : CS_IN_DIED, link->why);
     }
+    cs_link_asks_end(link, NULL);
     link->ops->on_down(link->driver);
     pthread_cond_signal(&link->wake);
     pthread_mutex_unlock(&link->mutex);

@@ -52,6 +52,8 @@ void cs_codex_line(char *text, size_t len, struct cs_codex_line *out);
 void cs_codex_id(char out[CS_CODEX_ID_MAX], const char *id);
 /** A hash of an id, for tables. */
 size_t cs_codex_hash(const char *id);
+/** @json as text, for free(); NULL without memory. */
+char *cs_json_text(const struct cs_json *json);
 /** Free @text and put a copy of @by there; NULL if @by is NULL or memory is out. */
 void cs_text_replace(char **text, const char *by);
 
@@ -74,6 +76,8 @@ enum cs_link_message {
     CS_IN_READY,       /* the child can be used */
     CS_IN_REPLY,       /* json: the reply to the turn's call */
     CS_IN_NOTICE,      /* json: a notification of the turn's */
+    CS_IN_ASKED,       /* json: a request of Codex's that waits for cs_rpc_answer(); text: its
+                          "ID KIND" */
     CS_IN_NO_MEM,      /* a message that may have been the turn's was lost */
     CS_IN_DIED,        /* text: a sentence */
     CS_IN_TOO_LARGE,   /* text: a sentence; the child died of too long a line */
@@ -105,7 +109,11 @@ struct cs_link_ops {
                      const struct cs_codex_line *line);
     /** A notification. May take line->json (and sets it to NULL then). */
     void (*on_notice)(struct cs_driver *driver, struct cs_codex_line *line);
-    /** Codex asks: the result for its request as JSON, or NULL: "method not found". */
+    /** Codex asks something that the owner of a turn wants to decide: hand it on with
+     * cs_link_ask(). False: answer at once. */
+    bool (*on_request)(struct cs_driver *driver, struct cs_codex_line *line);
+    /** The answer at once: the result for a request as JSON, or NULL: "method not found". It grants
+     * nothing. */
     const char *(*answer)(const char *method);
     /** The child is gone, with all that it had loaded. */
     void (*on_down)(struct cs_driver *driver);
@@ -119,6 +127,8 @@ struct cs_link_ops {
                     const struct cs_json *reply);
     void (*noticed)(struct cs_driver *driver, struct cs_engine_turn *turn,
                     const struct cs_json *notice);
+    /** Tell what Codex asks with cs_rpc_approval(). @detail is the event's. */
+    void (*asked)(struct cs_engine_turn *turn, const struct cs_json *request, const char *detail);
     /** With the mutex held: let Codex end the turn, if it runs one. */
     void (*stop)(struct cs_driver *driver, struct cs_engine_turn *turn);
     /** With the mutex held: the turn is over for its thread. @clean: its answer is on it, or not
@@ -154,6 +164,8 @@ struct cs_link {
     char why[400];     /* a sentence: why the last child went away */
     struct cs_link_turn *turns;
     struct cs_link_turn *calls[CS_LINK_BUCKETS];
+    struct cs_link_ask *asks; /* open ones */
+    int64_t last_ask;
 };
 
 /** Begin, with no child yet. */
@@ -195,6 +207,30 @@ struct cs_link_turn *cs_link_find(struct cs_link *link, int64_t id);
 void cs_link_proved(struct cs_link *link);
 /** The next id; for a line whose reply nobody waits for. */
 int64_t cs_link_next_id(struct cs_link *link);
+
+/** Answer Codex's request @wire_id (JSON); @result NULL: "method not found". Best effort. */
+void cs_link_respond(struct cs_link *link, const char *wire_id, const char *result);
+
+/* What Codex asks and waits for (ask.c); the caller holds the mutex. */
+
+/** Requests of a turn that may be open at a time. */
+#define CS_LINK_ASKS_MAX 16
+
+/** How a request is told and answered. Results are JSON. */
+struct cs_ask_kind {
+    const char *method, *kind;
+    const char *approve; /* NULL: depends on the request */
+    const char *decline;
+};
+
+/** Let @turn's owner decide about the request in @line, whose json is taken. @approve NULL: as
+ * @kind says. False when that cannot be, and nothing is taken. */
+bool cs_link_ask(struct cs_link *link, struct cs_codex_line *line, struct cs_engine_turn *turn,
+                 const struct cs_ask_kind *kind, const char *approve);
+/** Codex has settled its request by itself. */
+void cs_link_ask_settled(struct cs_link *link, const struct cs_json *wire_id);
+/** Decline what is open of @turn; NULL: forget everything, because the child is gone. */
+void cs_link_asks_end(struct cs_link *link, const struct cs_engine_turn *turn);
 
 /* For the handshake hook. */
 

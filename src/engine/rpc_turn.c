@@ -18,6 +18,7 @@ void cs_rpc_finish(struct cs_driver *driver, struct cs_engine_turn *turn, enum c
         cs_turn_emit_usage(turn, state->used, state->totals);
     }
     pthread_mutex_lock(&link->mutex);
+    cs_link_asks_end(link, turn);
     link->ops->release(driver, turn, status == CS_OK || !state->prompted);
     if (status == CS_OK) {
         cs_link_proved(link);
@@ -142,6 +143,7 @@ static void stop(struct cs_driver *driver, struct cs_engine_turn *turn)
     struct cs_link *link = link_of(driver);
     pthread_mutex_lock(&link->mutex);
     link->ops->stop(driver, turn);
+    cs_link_asks_end(link, turn);
     pthread_mutex_unlock(&link->mutex);
 }
 
@@ -166,6 +168,9 @@ void cs_rpc_step(struct cs_driver *driver, struct cs_engine_turn *turn,
         break;
     case CS_IN_NOTICE:
         ops->noticed(driver, turn, message->json);
+        break;
+    case CS_IN_ASKED:
+        ops->asked(turn, message->json, message->text);
         break;
     case CS_IN_NO_MEM:
         stop(driver, turn);

@@ -34,6 +34,8 @@ void cs_rpc_step(struct cs_driver *driver, struct cs_engine_turn *turn,
                  struct cs_message_in *message);
 void cs_rpc_cancel(struct cs_driver *driver, struct cs_engine_turn *turn);
 void cs_rpc_detach(struct cs_driver *driver, struct cs_engine_turn *turn);
+enum cs_status cs_rpc_answer(struct cs_driver *driver, struct cs_engine_turn *turn, const char *id,
+                             bool approve, struct cs_err *err); /* ask.c */
 
 /** Make a driver of @size bytes, zeroed but for its link. */
 CS_MUST_USE enum cs_status cs_rpc_driver_new(struct cs_engine *engine,
@@ -58,6 +60,12 @@ void cs_rpc_started(struct cs_engine_turn *turn, const char *turn_id);
 /** Queue an event whose text is @json. */
 void cs_rpc_emit_json(struct cs_engine_turn *turn, enum cs_event_type type,
                       const struct cs_json *json, const char *detail);
+/** Write the text of CS_EVENT_APPROVAL: the beginning, members as Codex gave them (none for null),
+ * and the end, which queues the event. */
+void cs_rpc_approval_begin(struct cs_buf *text, struct cs_jsonw *w);
+void cs_rpc_approval_member(struct cs_jsonw *w, const char *key, const struct cs_json *value);
+void cs_rpc_approval_end(struct cs_engine_turn *turn, struct cs_buf *text, struct cs_jsonw *w,
+                         const char *detail);
 /** The numbers that @json has under @names: input, cached and output tokens. */
 void cs_rpc_tokens(const struct cs_json *json, const char *const names[3], int64_t out[3]);
 /** A request to the model has used @last, which makes @totals for the thread (-1 unknown). Codex

@@ -24,6 +24,9 @@ Words in a prompt, in double brackets, hold for its turn:
     [[deltas N]]    N deltas
     [[nul]]         NUL characters in the answer
     [[ask]]         ask for approvals first, and answer with what was decided
+    [[propose]]     the same as a turn may be asked: a patch, and more
+    [[asks N]]      ask for approval of N commands at once, and answer with what was decided
+    [[settle]]      ask, and settle it without an answer; then run until interrupted
     [[wait]]        run until interrupted
     [[deaf]]        run for ever
     [[hold]]        do not even answer the request, until interrupted or for ever
@@ -62,6 +65,7 @@ class Codex:
         self.answers = []  # to our own requests
         self.early = None  # a turn that has not begun
         self.pending = None  # a turn that waits for them
+        self.expected = 0  # as many of them
         self.count = 0
 
     def send(self, **message):
@@ -101,7 +105,7 @@ class Codex:
             message = json.loads(line)
             if "method" not in message:
                 self.answers.append(message)
-                if self.pending and len(self.answers) == 4:
+                if self.pending and len(self.answers) == self.expected:
                     self.pending()
                     self.pending = None
             else:
@@ -126,9 +130,10 @@ class Codex:
         texts = self.threads[thread]
         return f"{len(texts)} texts: " + "|".join(text[:60] for text in texts)
 
-    def ask(self, decided):
-        """Four requests, whose ids are of the kinds that there are."""
+    def ask(self, decided, count=4):
+        """Some requests; each may have an id of another kind."""
         self.answers = []
+        self.expected = count
         self.pending = lambda: decided(json.dumps(self.answers, sort_keys=True))
 
 
@@ -258,6 +263,8 @@ class AppServer(Codex):
             ):
                 self.send(id=number, method=method, params={"threadId": thread})
             return None
+        if words.keys() & {"propose", "asks", "settle"}:
+            return self.ask_owner(turn, words)
         if "huge" in words:
             item = {"type": "commandExecution", "id": "i", "aggregatedOutput": "x" * int(words["huge"])}
             self.note("item/completed", turn, item=item)
@@ -267,6 +274,30 @@ class AppServer(Codex):
         self.speak(turn, answer, int(words.get("deltas") or 2))
         if "late" in words:
             self.send(id=call, result=reply)
+        return None
+
+    def ask_owner(self, turn, words):
+        def request(number, kind, **params):
+            params.update(threadId=self.turns[turn][0], turnId=params.get("turnId", turn))
+            self.send(id=number, method=f"item/{kind}/requestApproval", params=params)
+
+        if "settle" in words:
+            self.running[turn] = None
+            request("s", "commandExecution", itemId="c", command="true")
+            self.note("serverRequest/resolved", turn, requestId="s")
+            return self.note("item/completed", turn, item={"type": "agentMessage", "id": "m", "text": "I go on"})
+        self.running[turn] = None
+        self.ask(lambda decided: turn in self.running and self.speak(turn, decided), int(words.get("asks") or 4))
+        if "asks" in words:
+            for number in range(int(words["asks"])):
+                request(number, "commandExecution", itemId=f"c{number}", command="true")
+            return None
+        change = {"path": "/w/a.txt", "kind": {"type": "add"}, "diff": "hi\n"}
+        self.note("item/started", turn, item={"type": "fileChange", "id": "patch-1", "changes": [change]})
+        request(0, "fileChange", itemId="patch-1", reason="so that it works", grantRoot=None)
+        request("p", "permissions", itemId="x", cwd="/w", permissions={"network": {"enabled": True}})
+        request(1, "commandExecution", itemId="y", command="rm -r x", cwd="/w")
+        request(2, "commandExecution", itemId="z", command="of an earlier turn", turnId="turn-0")
         return None
 
     def note(self, method, turn_id, **params):
@@ -369,10 +400,25 @@ class McpServer(Codex):
             for number, method in ((0, "elicitation/create"), ("x", "elicitation/create"), (1, "ping"), (2, "new")):
                 self.send(jsonrpc="2.0", id=number, method=method, params={})
             return None
+        if "propose" in words:
+            return self.ask_owner(call, thread)
         if "huge" in words:
             self.event(call, "item_completed", item={"type": "CommandExecution", "output": "x" * int(words["huge"])})
         answer = "a\0b\\u0000c\0" if "nul" in words else self.describe(thread)
         return self.speak(call, thread, answer, int(words.get("deltas") or 2))
+
+    def ask_owner(self, call, thread):
+        def request(number, kind, of=call, **params):
+            more = {f"codex_{name}": value for name, value in params.items()}
+            more.update(message="May it?", codex_elicitation=kind, codex_mcp_tool_call_id=str(of))
+            self.send(jsonrpc="2.0", id=number, method="elicitation/create", params=more)
+
+        self.ask(lambda decided: self.speak(call, thread, decided))
+        moved = {"type": "update", "unified_diff": "@@", "move_path": "/w/b.txt"}
+        request(0, "patch-approval", changes={"/w/a.txt": moved}, reason="so that it works")
+        request("x", "exec-approval", command=["sh", "-c", "echo 'a b' $HOME", ""], cwd="/w")
+        request(1, "exec-approval", of=4711, command=["of another call"])
+        request(2, "new-approval")
 
     def speak(self, call, thread, answer, deltas=2):
         size = max(1, -(-len(answer) // deltas))

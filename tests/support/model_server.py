@@ -13,6 +13,8 @@ A directive on the first or the last line of the newest user message steers it:
     [[stall]]            never answer
     [[status CODE]]      answer with that HTTP status and an error
     [[tool COMMAND]]     ask Codex to run a shell command, then report what it printed
+    [[escalate COMMAND]] the same, outside of the sandbox
+    [[patch FILE TEXT]]  the same for a patch that adds a file of one line
     [[big BYTES]]        an answer of that size
     [[deltas COUNT MS]]  an answer of COUNT pieces, MS apart
     [[usage]]            report 1200 tokens in (800 of them cached) and 34 out
@@ -137,17 +139,32 @@ class Conversation:
         return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-def tool_call(request, command, number):
+def wanted_command(directives):
+    """The shell command that is to be run, and arguments beside it; None: none."""
+    if "tool" in directives:
+        return directives["tool"], {}
+    if "escalate" in directives:
+        why = {"sandbox_permissions": "require_escalated", "justification": "May I leave the sandbox?"}
+        return directives["escalate"], why
+    if "patch" in directives:
+        name, _, text = directives["patch"].partition(" ")
+        patch = f"*** Begin Patch\n*** Add File: {name}\n+{text}\n*** End Patch"
+        return f"apply_patch <<'END'\n{patch}\nEND", {}
+    return None
+
+
+def tool_call(request, command, more, number):
     """A call of whichever shell tool the request offers."""
     arguments = {"exec_command": {"cmd": command}, "shell_command": {"command": command}}
     offered = {tool.get("name") for tool in request.get("tools") or []}
     name = next((tool for tool in arguments if tool in offered), "shell")
+    given = arguments.get(name, {"command": ["bash", "-lc", command]})
     return {
         "type": "function_call",
         "id": f"fc_{number}",
         "call_id": f"call_{number}",
         "name": name,
-        "arguments": json.dumps(arguments.get(name, {"command": ["bash", "-lc", command]})),
+        "arguments": json.dumps({**given, **more}),
         "status": "completed",
     }
 
@@ -211,8 +228,9 @@ class Handler(BaseHTTPRequestHandler):
         self._begin_stream()
         response = {"id": f"resp_{number}", "object": "response", "model": model, "output": []}
         self._event("response.created", response={**response, "status": "in_progress"})
-        if "tool" in directives and not conversation.tool_outputs:
-            item = tool_call(request, directives["tool"], number)
+        wanted = None if conversation.tool_outputs else wanted_command(directives)
+        if wanted:
+            item = tool_call(request, *wanted, number)
             self._event("response.output_item.added", output_index=0, item=item)
         else:
             item = self._stream_text(conversation, number)

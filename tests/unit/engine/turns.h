@@ -221,8 +221,9 @@ static inline bool bench_real(struct bench *bench, enum cs_engine_kind kind, con
 
 struct outcome {
     char thread[64], how[16], turn[64], model[64];
+    char ask[24], ask_kind[16], ask_text[1024]; /* the last CS_EVENT_APPROVAL */
     struct cs_buf deltas, message;
-    int delta_count, message_count, item_count, started_count;
+    int delta_count, message_count, item_count, started_count, ask_count;
     int64_t used[3], totals[3];
     bool done;
     enum cs_status status;
@@ -302,6 +303,9 @@ static inline void note_event(struct outcome *outcome, const struct cs_engine_ev
         outcome->item_count++;
         break;
     case CS_EVENT_APPROVAL:
+        assert_int_equal(sscanf(event->detail, "%23s %15s", outcome->ask, outcome->ask_kind), 2);
+        snprintf(outcome->ask_text, sizeof(outcome->ask_text), "%s", event->text);
+        outcome->ask_count++;
         break;
     case CS_EVENT_USAGE:
         memcpy(outcome->used, (int64_t[3]){event->input, event->cached_input, event->output},
