@@ -25,18 +25,14 @@
 #define PAUSE_NS      10000000 /* between two looks */
 #define KNOCK_STACK   65536
 #define STOP_MS       5000 /* for answers under way when the server stops */
+#define STREAM_MS     500  /* for streams to say goodbye then */
 
 /* ---- a request ---- */
 
 static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
 {
-    enum cs_status rc;
+    enum cs_status rc = cs_req_check(rq, err);
 
-    if (atomic_load(&rq->http->quiet)) {
-        rq->close = true;
-        return cs_err_set(err, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
-    }
-    rc = cs_req_check(rq, err);
     if (rc != CS_OK)
         return rc;
     rq->route = cs_route_find(rq->info->request_uri, cs_req_method(rq), rq->param);
@@ -45,10 +41,27 @@ static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
     return rc == CS_OK && rq->route == NULL ? cs_route_missing(rq, err) : rc;
 }
 
+/* Not yet, or no longer, serving. */
+static enum cs_status turn_away(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    const char *path = rq->info->request_uri;
+    const struct cs_route *route =
+        path != NULL ? cs_route_find(path, rq->info->request_method, rq->param) : NULL;
+
+    rq->close = true;
+    if (route == NULL || (route->flags & CS_ROUTE_STREAM) == 0)
+        return cs_err_set(err, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
+    cs_sse_refuse(rq, reply);
+    return CS_OK;
+}
+
 static enum cs_status serve(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
-    enum cs_status rc = admit(rq, err);
+    enum cs_status rc;
 
+    if (atomic_load(&rq->http->quiet))
+        return turn_away(rq, reply, err);
+    rc = admit(rq, err);
     if (rc == CS_OK && (rq->route->flags & CS_ROUTE_MUTATION) != 0)
         rc = cs_body_read(rq, err);
     return rc == CS_OK ? rq->route->handler(rq, reply, err) : rc;
@@ -82,11 +95,11 @@ static int begin_request(struct mg_connection *conn)
     cs_req_init(&rq, http, conn);
     rq.body_read = rq.info->content_length <= 0;
     cs_reply_init(&reply);
-    if (serve(&rq, &reply, &err) != CS_OK)
+    if (serve(&rq, &reply, &err) != CS_OK && !reply.sent)
         cs_reply_error(&rq, &reply, &err);
     if (atomic_load(&http->quiet))
         rq.close = true;
-    status = cs_reply_send(&rq, &reply);
+    status = reply.sent ? reply.status : cs_reply_send(&rq, &reply);
     if (!rq.body_read && rq.header[CS_HEADER_EXPECT] == NULL) /* who asked first has not begun */
         cs_body_drain(&rq);
     log_request(&rq, status, &err, began);
@@ -279,15 +292,28 @@ static enum cs_status start_civetweb(struct cs_http *http, int64_t threads, stru
     return learn_port(http, err);
 }
 
+/* Share the workers out: what waits for turns, what streams and what is short do not take each
+ * other's. */
+static void share_workers(struct cs_http *http, const struct cs_config *config)
+{
+    int64_t threads = config->http_threads;
+    bool many = threads / 2 >= SPARE_WORKERS;
+    int64_t streams = many ? (threads - SPARE_WORKERS) / 2 : threads / 4;
+
+    if (streams > config->max_streams)
+        streams = config->max_streams;
+    http->stream_max = (int)streams;
+    http->wait_max = (int)(many ? threads - SPARE_WORKERS - streams : threads / 2);
+}
+
 static enum cs_status prepare(struct cs_http *http, const struct cs_http_options *options,
                               struct cs_err *err)
 {
     const struct cs_config *config = cs_core_config(options->core);
-    int64_t threads = config->http_threads;
     enum cs_status rc;
 
     http->core = options->core;
-    http->wait_max = (int)(threads / 2 >= SPARE_WORKERS ? threads - SPARE_WORKERS : threads / 2);
+    share_workers(http, config);
     http->version = strdup(options->version);
     http->notice = options->notice != NULL ? strdup(options->notice) : NULL;
     if (http->version == NULL || (options->notice != NULL && http->notice == NULL))
@@ -379,17 +405,31 @@ static void stop_civetweb(struct cs_http *http)
     (void)mg_exit_library();
 }
 
-void cs_http_stop(struct cs_http *http)
+/* Once civetweb is told to stop, it writes no more: let the answers out first. Streams end by
+ * themselves, but for those whose readers take nothing. */
+static void await_answers(struct cs_http *http)
 {
     struct timespec moment = {.tv_nsec = PAUSE_NS};
-    int64_t deadline = cs_mono_ms() + STOP_MS;
+    int64_t began = cs_mono_ms();
 
+    for (;;) {
+        int64_t waited = cs_mono_ms() - began;
+        int active = atomic_load(&http->active);
+
+        if (waited >= STREAM_MS)
+            active -= atomic_load(&http->streams);
+        if (active <= 0 || waited >= STOP_MS)
+            break;
+        (void)nanosleep(&moment, NULL);
+    }
+}
+
+void cs_http_stop(struct cs_http *http)
+{
     if (http == NULL)
         return;
     cs_http_quiesce(http);
-    /* Once civetweb is told to stop, it writes no more: let the answers out first. */
-    while (atomic_load(&http->active) > 0 && cs_mono_ms() < deadline)
-        (void)nanosleep(&moment, NULL);
+    await_answers(http);
     if (http->ctx != NULL)
         stop_civetweb(http);
     cs_mcp_free(http->mcp);

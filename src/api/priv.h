@@ -38,6 +38,8 @@ struct cs_limiter {
     int64_t refilled_at; /* mono ms */
 };
 
+struct cs_feed;
+
 struct cs_http {
     struct cs_core *core;
     struct cs_mcp *mcp;
@@ -49,10 +51,12 @@ struct cs_http {
     int port;
     bool loopback;             /* listen is a loopback address */
     int wait_max;              /* workers that may wait for turns */
+    int stream_max;            /* others that may serve streams */
     uint32_t nonce;            /* of this start, in request ids */
     atomic_uint requests;      /* numbered */
     atomic_int active;         /* requests under way */
     atomic_int waiting;        /* of these, waiting for turns */
+    atomic_int streams;        /* of these, streams */
     atomic_llong body_bytes;   /* of these, bytes of bodies */
     atomic_bool quiet;         /* not yet, or no longer, serving */
     atomic_bool stopped;       /* nobody listens any more */
@@ -128,6 +132,7 @@ struct cs_request {
 struct cs_reply {
     int status;
     bool cacheable;    /* else no-store */
+    bool sent;         /* the handler wrote it itself: nothing is left to send */
     struct cs_buf out; /* CS_HEAD_ROOM bytes, then the body */
     char extra[320];   /* further header lines, each with its CRLF */
     size_t extra_len;
@@ -140,6 +145,8 @@ void cs_req_init(struct cs_request *rq, struct cs_http *http, struct mg_connecti
 /** Framing, headers, Host, Origin. On failure the connection is to be closed. */
 CS_MUST_USE enum cs_status cs_req_check(struct cs_request *rq, struct cs_err *err);
 void cs_req_fini(struct cs_request *rq);
+/** The body is not needed any more: free it, before a long wait. */
+void cs_req_drop_body(struct cs_request *rq);
 /** The method to look for: HEAD counts as GET. */
 const char *cs_req_method(const struct cs_request *rq);
 /** Record an error whose HTTP status no enum cs_status stands for; returns CS_INVALID. */
@@ -208,8 +215,46 @@ void cs_reply_header(struct cs_reply *reply, const char *name, const char *value
 void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct cs_err *err);
 /** Send header and body at once. Returns the HTTP status sent. */
 int cs_reply_send(struct cs_request *rq, struct cs_reply *reply);
+/** Write all, or give the client up: false. */
+bool cs_write_all(struct cs_request *rq, const char *data, size_t len);
 /** The HTTP status of a status. */
 int cs_http_status(enum cs_status status);
+
+/* ---- sse.c ---- */
+
+/** A worker may serve a stream: CS_BUSY too_many_streams when too many do. Pair with
+ * cs_stream_leave(). */
+CS_MUST_USE enum cs_status cs_stream_enter(struct cs_http *http, struct cs_err *err);
+void cs_stream_leave(struct cs_http *http);
+
+/** An answer that goes on. The header goes out with what is sent first; from then on
+ * reply->sent. */
+struct cs_sse {
+    struct cs_request *rq;
+    struct cs_reply *reply; /* its extra header lines are sent */
+    struct cs_buf frame;
+    int64_t last; /* mono ms of the last write */
+    bool broken;
+};
+void cs_sse_init(struct cs_sse *sse, struct cs_request *rq, struct cs_reply *reply);
+void cs_sse_fini(struct cs_sse *sse);
+/** Send an event; @id, @name and the data (one line) may each be left out: NULL, 0. Without data
+ * clients keep the id and make no event of it. False when the client is gone or takes nothing for
+ * CS_REQUEST_MS, which is logged. */
+bool cs_sse_send(struct cs_sse *sse, const char *id, const char *name, const char *data,
+                 size_t len);
+/** Send a comment. It is how a client that went away is noticed. */
+bool cs_sse_beat(struct cs_sse *sse);
+/** When a comment is due (mono ms). */
+int64_t cs_sse_due(const struct cs_sse *sse);
+
+/** Send what @feed gives, until it ends, the client goes or, with @tid, that turn has ended. @reset
+ * (may be NULL): why earlier events cannot be had. */
+void cs_sse_follow(struct cs_request *rq, struct cs_reply *reply, struct cs_feed *feed,
+                   const char *tid, const char *reset);
+/** Say that the daemon stops, in a way that lets a browser come back: it takes an error for final.
+ */
+void cs_sse_refuse(struct cs_request *rq, struct cs_reply *reply);
 
 /* ---- route.c ---- */
 
@@ -220,6 +265,7 @@ enum {
     CS_ROUTE_OPEN = 1,     /* no credentials needed */
     CS_ROUTE_MUTATION = 2, /* its body must be JSON */
     CS_ROUTE_MCP = 4,      /* not REST: no part of the contract, its body is for another parser */
+    CS_ROUTE_STREAM = 8,   /* the answer goes on */
 };
 
 struct cs_route {
@@ -253,6 +299,7 @@ enum cs_status cs_api_delete(struct cs_request *rq, struct cs_reply *reply, stru
 enum cs_status cs_api_cancel(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_restore(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_cleanup(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_events(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_stats(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_health(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_healthz(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);

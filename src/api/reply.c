@@ -128,8 +128,7 @@ void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct 
     cs_jsonw_end_object(&w);
 }
 
-/* Write all, or give the client up. */
-static void write_all(struct cs_request *rq, const char *data, size_t len)
+bool cs_write_all(struct cs_request *rq, const char *data, size_t len)
 {
     int64_t deadline = 0; /* set where there is a second piece */
 
@@ -142,11 +141,12 @@ static void write_all(struct cs_request *rq, const char *data, size_t len)
         sent = mg_write(rq->conn, data, slice);
         if (sent < 0 || (size_t)sent != slice || (len > slice && cs_mono_ms() > deadline)) {
             mg_disable_connection_keep_alive(rq->conn);
-            return;
+            return false;
         }
         data += slice;
         len -= slice;
     }
+    return true;
 }
 
 /* The last resort: no memory to say more. */
@@ -156,7 +156,7 @@ static int send_nothing(struct cs_request *rq)
                                "Retry-After: 1\r\nConnection: close\r\n\r\n";
 
     mg_disable_connection_keep_alive(rq->conn);
-    write_all(rq, text, sizeof text - 1);
+    (void)cs_write_all(rq, text, sizeof text - 1);
     return 503;
 }
 
@@ -214,6 +214,6 @@ int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
     head = (size_t)(render_head(rq, reply, body, room) - room);
     start = room + CS_HEAD_ROOM - head; /* up against the body: one write sends both */
     memmove(start, room, head);
-    write_all(rq, start, head + (rq->head ? 0 : body));
+    (void)cs_write_all(rq, start, head + (rq->head ? 0 : body));
     return reply->status;
 }

@@ -345,12 +345,18 @@ const char *cs_req_method(const struct cs_request *rq)
     return rq->head ? "GET" : rq->info->request_method;
 }
 
+void cs_req_drop_body(struct cs_request *rq)
+{
+    atomic_fetch_sub(&rq->http->body_bytes, rq->body_held);
+    rq->body_held = 0;
+    cs_json_free(rq->body);
+    rq->body = NULL;
+    cs_buf_fini(&rq->raw);
+}
+
 void cs_req_fini(struct cs_request *rq)
 {
-    if (rq->body_held != 0)
-        atomic_fetch_sub(&rq->http->body_bytes, rq->body_held);
-    cs_json_free(rq->body);
-    cs_buf_fini(&rq->raw);
+    cs_req_drop_body(rq);
 }
 
 enum cs_status cs_wait_enter(struct cs_http *http, struct cs_err *err)

@@ -15,6 +15,7 @@ const struct cs_route cs_routes[] = {
     {"POST", "/api/codex/session/:id/cancel", cs_api_cancel, CS_ROUTE_MUTATION},
     {"POST", "/api/codex/session/:id/restore", cs_api_restore, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/sessions", cs_api_sessions, 0},
+    {"GET", "/api/codex/events", cs_api_events, CS_ROUTE_STREAM},
     {"GET", "/api/codex/sync", cs_api_sync, 0},
     {"POST", "/api/codex/sync", cs_api_sync_now, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/stats", cs_api_stats, 0},

@@ -4,6 +4,7 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/hash.h"
+#include "cs/core/events.h"
 #include "fields.h"
 #include "priv.h"
 
@@ -163,25 +164,95 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
     return rc;
 }
 
+/* Begin the turn, or find the one that the key stands for, and listen to it before it goes. */
+static enum cs_status begin_stream(struct cs_request *rq, struct cs_reply *reply,
+                                   const struct cs_turn_request *request, struct cs_feed **out_feed,
+                                   struct cs_err *err)
+{
+    struct cs_feed_filter filter = {.turn = rq->tid};
+    struct cs_turn *turn = NULL;
+    struct cs_feed *feed = NULL;
+    enum cs_status rc = cs_turn_begin(rq->http->core, request, &turn, rq->tid, err);
+
+    if (rc == CS_NOT_FOUND)
+        cs_stale_note(rq);
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_feed_open(rq->http->core, &filter, &feed, err);
+    if (turn == NULL)
+        cs_reply_header(reply, "Idempotency-Replayed", "true");
+    else if (rc == CS_OK)
+        rc = go(rq, turn, true, err);
+    else
+        (void)!go(rq, turn, true, NULL); /* it was begun: it runs, also unheard */
+    if (rc != CS_OK) {
+        cs_feed_close(feed);
+        return rc;
+    }
+    *out_feed = feed;
+    return CS_OK;
+}
+
+/* What the caller wants: the answer, a word at once, or all that happens. */
+enum how { WAIT, ASYNC, STREAM };
+
+static enum cs_status read_how(const struct cs_request *rq, enum how *out_how, struct cs_err *err)
+{
+    const struct cs_json *stream = cs_json_get(rq->body, "stream");
+    enum cs_json_type type = cs_json_type(stream);
+
+    if (type != CS_JSON_NULL && type != CS_JSON_BOOL)
+        return cs_err_set(err, CS_INVALID, "invalid_stream", "stream must be true or false");
+    if (cs_json_bool(stream, cs_list_has(rq->header[CS_HEADER_ACCEPT], "text/event-stream")))
+        *out_how = STREAM;
+    else
+        *out_how = cs_list_has(rq->header[CS_HEADER_PREFER], "respond-async") ? ASYNC : WAIT;
+    return CS_OK;
+}
+
+static enum cs_status answer(struct cs_request *rq, struct cs_reply *reply,
+                             const struct cs_turn_request *request, bool async, struct cs_err *err)
+{
+    enum cs_status rc = async ? CS_OK : cs_wait_enter(rq->http, err);
+
+    if (rc != CS_OK)
+        return rc;
+    rc = begin(rq, reply, request, async, err);
+    if (!async)
+        cs_wait_leave(rq->http);
+    return rc;
+}
+
 static enum cs_status take_turn(struct cs_request *rq, struct cs_reply *reply, bool continued,
                                 struct cs_err *err)
 {
-    bool async = cs_list_has(rq->header[CS_HEADER_PREFER], "respond-async");
     struct cs_turn_request request;
+    struct cs_feed *feed = NULL;
     struct cs_buf joined;
+    enum how how = WAIT;
     enum cs_status rc;
 
     cs_buf_init(&joined, CONTEXT_MAX);
     rc = read_request(rq, continued, &request, &joined, err);
-    if (rc == CS_OK && !async)
-        rc = cs_wait_enter(rq->http, err);
-    if (rc == CS_OK) {
-        rc = begin(rq, reply, &request, async, err);
-        if (!async)
-            cs_wait_leave(rq->http);
+    if (rc == CS_OK)
+        rc = read_how(rq, &how, err);
+    if (rc == CS_OK && how == STREAM)
+        rc = cs_stream_enter(rq->http, err);
+    if (rc == CS_OK && how == STREAM) {
+        rc = begin_stream(rq, reply, &request, &feed, err);
+        if (rc != CS_OK)
+            cs_stream_leave(rq->http);
+    } else if (rc == CS_OK) {
+        rc = answer(rq, reply, &request, how == ASYNC, err);
     }
     cs_buf_fini(&joined);
-    return rc;
+    if (feed == NULL)
+        return rc;
+    cs_req_drop_body(rq);
+    cs_sse_follow(rq, reply, feed, rq->tid, NULL);
+    cs_feed_close(feed);
+    cs_stream_leave(rq->http);
+    return CS_OK;
 }
 
 enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)

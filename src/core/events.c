@@ -616,6 +616,11 @@ enum cs_status cs_feed_next(struct cs_feed *feed, int64_t deadline, struct cs_ev
     return CS_OK;
 }
 
+int64_t cs_feed_position(const struct cs_feed *feed)
+{
+    return feed->cursor;
+}
+
 void cs_feed_wake(struct cs_feed *feed)
 {
     struct cs_bus *bus = feed->core->bus;

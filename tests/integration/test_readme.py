@@ -52,7 +52,7 @@ def test_the_scripts_of_the_readme_exist():
 
 
 def test_the_conversation_of_the_readme_survives_a_kill(daemon, shell_env):
-    curls = [command for command in commands() if command.startswith("curl ")]
+    curls = [command for command in commands() if command.startswith("curl -s ")]
     assert [re.search(r"/api/codex/\w+", curl).group() for curl in curls] == [
         "/api/codex/session", "/api/codex/continue", "/api/codex/history",
     ]
@@ -68,6 +68,18 @@ def test_the_conversation_of_the_readme_survives_a_kill(daemon, shell_env):
     assert "lucky number is 7" in second["response"]
     history = json.loads(run(curls[2].replace(PORT, f"127.0.0.1:{daemon.address[1]}"), env).stdout)
     assert [message["type"] for message in history["messages"]] == ["user", "assistant"] * 2
+
+
+def test_the_streams_of_the_readme_stream(daemon, shell_env):
+    curls = [command for command in commands() if command.startswith("curl -sN ")]
+    one, all_of_them = (curl.replace(PORT, f"127.0.0.1:{daemon.address[1]}") for curl in curls)
+    said = re.findall(r"^event: (.*)$", run(one, shell_env).stdout, re.MULTILINE)
+    assert said[0] == "turn.started" and "message.delta" in said and said[-1] == "turn.completed"
+    endless = ["timeout", "60", "bash", "-ec", f"exec {all_of_them}"]
+    with subprocess.Popen(endless, env=shell_env, stdout=subprocess.PIPE, text=True) as follower:
+        kept = [line for line in iter(follower.stdout.readline, "event: turn.completed\n") if line]
+        follower.terminate()
+    assert "event: turn.started\n" in kept and "event: message.delta\n" not in kept
 
 
 def test_the_verbs_of_the_readme_run(daemon, shell_env, tmp_path):

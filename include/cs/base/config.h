@@ -61,6 +61,10 @@
       "cache of rendered histories")                                                               \
     X(INT, http_threads, "http-threads", 2304, 16, 8192, 0, 0,                                     \
       "HTTP worker threads (one per connection)")                                                  \
+    X(INT, max_streams, "max-streams", 1024, 1, 4096, 0, 0,                                        \
+      "streams that may be open at once; at most as many as requests that may wait")               \
+    X(INT, heartbeat_ms, "heartbeat-ms", 15000, 100, 600000, 0, 1,                                 \
+      "a stream without an event gets a comment after so long")                                    \
     X(STR, redis_url, "redis-url", NULL, 1, 4000, 1, 0,                                            \
       "Redis or Upstash URL (unset: this host only)")                                              \
     X(STR, redis_token, "redis-token", NULL, 1, 4000, 1, 0, "Upstash token")                       \

@@ -66,6 +66,10 @@ CS_MUST_USE enum cs_status cs_feed_open(struct cs_core *core, const struct cs_fe
 CS_MUST_USE enum cs_status cs_feed_next(struct cs_feed *feed, int64_t deadline,
                                         struct cs_event *out_event, struct cs_err *err);
 
+/** The id to come back with: of the last lasting event given out or passed over, or where the feed
+ * began. The owning thread's. */
+int64_t cs_feed_position(const struct cs_feed *feed);
+
 /** Make cs_feed_next() return, on whatever thread waits in it. */
 void cs_feed_wake(struct cs_feed *feed);
 
