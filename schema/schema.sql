@@ -32,7 +32,8 @@ CREATE TABLE session (
     restored_at INTEGER NOT NULL DEFAULT 0,   -- last return from the archive; 0: none
     archived_at INTEGER,                      -- NULL while live
     archive_reason INTEGER NOT NULL DEFAULT 0, -- 0 none, 1 expired, 2 evicted by the user's limit
-    branched INTEGER NOT NULL DEFAULT 0       -- 1: it may have been continued on two hosts at once
+    branched INTEGER NOT NULL DEFAULT 0,      -- 1: it may have been continued on two hosts at once
+    approval TEXT NOT NULL DEFAULT 'never'    -- may Codex ask: never or on-request; of this host alone
 ) STRICT;
 
 CREATE INDEX session_user ON session (user);

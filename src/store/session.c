@@ -30,6 +30,7 @@ void cs_session_fini(struct cs_session *session)
     free(session->initial_prompt);
     free(session->engine);
     free(session->origin);
+    free(session->approval);
     *session = (struct cs_session){0};
 }
 
@@ -65,6 +66,7 @@ enum cs_status cs_session_insert(struct cs_db *db, struct cs_session *session, s
         cs_sql_int(&q, session->created_at + session->ttl_ms);
     else
         cs_sql_null(&q);
+    cs_sql_text(&q, session->approval != NULL ? session->approval : "never");
     status = cs_sql_run(&q, "create a session", err);
     if (status != CS_OK)
         return status;
@@ -244,6 +246,7 @@ static void read_row(struct cs_sql *q, struct cs_session *session)
     session->restored_at = cs_sql_get_int(q, 16);
     session->branched = cs_sql_get_int(q, 19) != 0;
     session->message_count = cs_sql_get_int(q, 20);
+    session->approval = cs_sql_dup_text(q, 21);
 }
 
 /* Run @q, whose parameters are bound, for one session. */

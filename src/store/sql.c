@@ -12,7 +12,7 @@
     "SELECT s.id, s.sid, s.cid, s.user, s.own, s.model, s.sandbox, s.cwd, s.title, "               \
     "s.initial_prompt, s.engine, s.origin, s.created_at, s.ttl_ms, s.archived_at, "                \
     "s.archive_reason, s.restored_at, n.at, n.kind, s.branched, "                                  \
-    "(SELECT count(*) FROM message WHERE session = s.id) "                                         \
+    "(SELECT count(*) FROM message WHERE session = s.id), s.approval "                             \
     "FROM session AS s LEFT JOIN message AS n "                                                    \
     "ON n.id = (SELECT id FROM message WHERE session = s.id " NEWEST ") "
 
@@ -46,8 +46,8 @@ static const struct {
 
     [CS_SQL_SESSION_INSERT] =
         {"INSERT INTO session (id, sid, cid, user, own, model, sandbox, cwd, title, "
-         "initial_prompt, engine, origin, created_at, ttl_ms, check_at) "
-         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         "initial_prompt, engine, origin, created_at, ttl_ms, check_at, approval) "
+         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
          true},
     [CS_SQL_SESSION_BY_ID] = {SESSION_COLUMNS "WHERE s.id = ?1", false},
     [CS_SQL_SESSION_BY_SID] = {SESSION_COLUMNS "WHERE s.sid = ?1", false},

@@ -39,6 +39,7 @@ struct cs_session {
                               character */
     char *engine;          /* asked for: auto, app-server, mcp or exec */
     char *origin;          /* origin that created it */
+    char *approval;        /* may Codex ask: never or on-request; NULL is put as never */
     int64_t created_at;    /* wall ms */
     int64_t ttl_ms;        /* sliding; 0: never expires */
     enum cs_session_state state;

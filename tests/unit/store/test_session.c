@@ -87,6 +87,7 @@ static void a_session_comes_back_as_it_was_put(void **state)
                              .title = NULL,
                              .initial_prompt = (char[]){"p"},
                              .engine = (char[]){"mcp"},
+                             .approval = (char[]){"on-request"},
                              .created_at = 1000,
                              .ttl_ms = 500};
     struct cs_session got = {0};
@@ -105,6 +106,7 @@ static void a_session_comes_back_as_it_was_put(void **state)
     assert_string_equal("", got.title);
     assert_string_equal("p", got.initial_prompt);
     assert_string_equal("mcp", got.engine);
+    assert_string_equal("on-request", got.approval);
     assert_string_equal(cs_store_origin(f->store), got.origin);
     assert_int_equal(1000, got.created_at);
     assert_int_equal(500, got.ttl_ms);

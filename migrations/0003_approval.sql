@@ -1,0 +1,1 @@
+ALTER TABLE session ADD COLUMN approval TEXT NOT NULL DEFAULT 'never';
