@@ -306,6 +306,7 @@ enum cs_status cs_api_healthz(struct cs_request *rq, struct cs_reply *reply, str
 enum cs_status cs_api_sync(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_sync_now(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_mcp_get(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_mcp_delete(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_openapi(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 

@@ -21,6 +21,7 @@ const struct cs_route cs_routes[] = {
     {"GET", "/api/codex/stats", cs_api_stats, 0},
     {"POST", "/api/codex/cleanup", cs_api_cleanup, CS_ROUTE_MUTATION},
     {"POST", "/mcp", cs_api_mcp_post, CS_ROUTE_MUTATION | CS_ROUTE_MCP},
+    {"GET", "/mcp", cs_api_mcp_get, CS_ROUTE_MCP},
     {"DELETE", "/mcp", cs_api_mcp_delete, CS_ROUTE_MUTATION | CS_ROUTE_MCP},
     {"GET", "/api/codex/openapi.json", cs_api_openapi, 0},
     {"GET", "/health", cs_api_health, 0},

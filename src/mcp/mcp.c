@@ -8,6 +8,8 @@
 #include "cs/base/thread.h"
 #include "priv.h"
 
+#define DATA_MAX 65536 /* bytes of an error's data */
+
 #define META(name) "io.modelcontextprotocol/" name
 
 static const char *const revisions[] = {"2025-06-18", "2025-11-25", "2026-07-28"};
@@ -254,7 +256,8 @@ static void end_result(struct cs_mcp_call *call, const struct cs_method *method)
 {
     if (cs_mcp_stateless(call) && !call->typed)
         cs_jsonw_string(&call->w, "resultType", "complete");
-    if (cs_mcp_stateless(call) && (method->flags & CS_METHOD_CACHED) != 0 && !call->typed) {
+    if (cs_mcp_stateless(call) && method != NULL && (method->flags & CS_METHOD_CACHED) != 0 &&
+        !call->typed) {
         cs_jsonw_int(&call->w, "ttlMs", 0);
         cs_jsonw_string(&call->w, "cacheScope", "private");
     }
@@ -284,29 +287,44 @@ static void answer_error(struct cs_mcp_call *call, const struct cs_err *err)
     answer->status = call->status != 0 ? call->status : 200;
 }
 
-static enum cs_status run(struct cs_mcp_call *call, const struct cs_method *method,
-                          struct cs_err *err)
+void cs_call_run(struct cs_mcp_call *call, const struct cs_method *method, cs_mcp_handler answer)
+{
+    struct cs_err err = {0};
+    enum cs_status rc;
+
+    (void)cs_msg_id(cs_json_path(call->params, "_meta", "progressToken", NULL), call->token);
+    cs_result_restart(call);
+    cs_call_link(call);
+    rc = answer(call, &err);
+    cs_call_unlink(call);
+    if (rc == CS_OK) {
+        end_result(call, method);
+        rc = cs_buf_check(&call->answer->json, &err);
+    }
+    if (rc != CS_OK)
+        answer_error(call, &err);
+    if (call->silent || cs_mcp_cancelled(call)) {
+        cs_buf_reset(&call->answer->json);
+        call->answer->status = 202;
+    }
+    cs_json_free(call->reply);
+}
+
+static enum cs_status find_method(struct cs_mcp_call *call, const struct cs_method *method,
+                                  struct cs_err *err)
 {
     unsigned era = cs_mcp_stateless(call) ? CS_METHOD_STATELESS : CS_METHOD_SESSION;
-    enum cs_status rc;
 
     if (method == NULL || (method->flags & era) == 0 || !cs_method_offered(call, method))
         return DENY(call, cs_mcp_stateless(call) ? 404 : 0, CS_RPC_NO_METHOD, NULL, err,
                     "There is no method %.64s", call->method);
-    if (method->name_key != NULL) {
-        call->name = cs_json_get_string(call->params, method->name_key);
-        if (call->name == NULL)
-            return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err, "params.%s is required",
-                                 method->name_key);
-    }
-    (void)cs_msg_id(cs_json_path(call->params, "_meta", "progressToken", NULL), call->token);
-    cs_result_restart(call);
-    cs_call_link(call);
-    rc = method->handler(call, err);
-    cs_call_unlink(call);
-    if (rc == CS_OK)
-        end_result(call, method);
-    return rc == CS_OK ? cs_buf_check(&call->answer->json, err) : rc;
+    if (method->name_key == NULL)
+        return CS_OK;
+    call->name = cs_json_get_string(call->params, method->name_key);
+    if (call->name != NULL)
+        return CS_OK;
+    return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err, "params.%s is required",
+                         method->name_key);
 }
 
 static void serve(struct cs_mcp_call *call)
@@ -316,73 +334,92 @@ static void serve(struct cs_mcp_call *call)
     enum cs_status rc = settle(call, method, &err);
 
     if (rc == CS_OK)
-        rc = run(call, method, &err);
-    if (rc != CS_OK)
+        rc = find_method(call, method, &err);
+    if (rc == CS_OK)
+        cs_call_run(call, method, method->handler);
+    else
         answer_error(call, &err);
-    if (call->silent || cs_mcp_cancelled(call)) {
-        cs_buf_reset(&call->answer->json);
-        call->answer->status = 202;
-    }
-    cs_json_free(call->reply);
-    cs_session_drop(call->mcp, call->session);
 }
 
 /* Notifications and responses: nothing is answered, but who may not send them is told. */
 static void note(struct cs_mcp_call *call, struct cs_msg *msg)
 {
     const char *method = msg->method != NULL ? msg->method : "";
-    bool stateless = call->head->revision != NULL &&
-                     strcmp(call->head->revision, revisions[CS_REVISION_2026_07_28]) == 0;
+    const char *asked = call->head->revision;
     char id[CS_MCP_ID_MAX];
     struct cs_err err = {0};
 
-    call->answer->status = 202;
-    if (stateless)
+    if (asked != NULL && strcmp(asked, revisions[CS_REVISION_2026_07_28]) == 0) {
+        call->answer->status = 202; /* without sessions none of them means anything */
         return;
+    }
     if (check_session(call, &err) != CS_OK) {
         answer_error(call, &err);
         return;
     }
+    call->answer->status = 202;
     if (msg->kind == CS_RPC_RESPONSE)
         cs_call_reply(call->mcp, call->session, msg);
     else if (strcmp(method, "notifications/cancelled") == 0 &&
              cs_msg_id(cs_json_get(msg->params, "requestId"), id))
         cs_call_cancel(call->mcp, call->session, id);
+}
+
+/* ---- the way in ---- */
+
+void cs_call_init(struct cs_mcp_call *call, struct cs_mcp *mcp, const struct cs_mcp_head *head,
+                  const struct cs_mcp_stream *stream, struct cs_mcp_answer *answer)
+{
+    *call = (struct cs_mcp_call){
+        .mcp = mcp, .head = head, .stream = stream, .answer = answer, .progress = -1};
+    *answer = (struct cs_mcp_answer){.status = 200};
+    cs_buf_init(&answer->json, CS_MCP_MESSAGE_MAX);
+    cs_buf_init(&call->data, DATA_MAX);
+}
+
+void cs_call_fini(struct cs_mcp_call *call)
+{
+    struct cs_mcp_answer *answer = call->answer;
+
+    if (answer->json.status != CS_OK) {
+        cs_buf_fini(&answer->json);
+        cs_buf_init(&answer->json, 0);
+        answer->status = 503;
+    }
+    cs_buf_fini(&call->data);
     cs_session_drop(call->mcp, call->session);
+}
+
+void cs_call_deny(struct cs_mcp_call *call, int status, const char *sentence)
+{
+    cs_buf_reset(&call->answer->json);
+    cs_msg_error(&call->answer->json, "", CS_RPC_INVALID_REQUEST, sentence, NULL);
+    call->answer->status = status;
 }
 
 void cs_mcp_post(struct cs_mcp *mcp, const struct cs_mcp_head *head, const char *text, size_t len,
                  const struct cs_mcp_stream *stream, struct cs_mcp_answer *out_answer)
 {
-    struct cs_mcp_call call = {.mcp = mcp, .head = head, .stream = stream, .progress = -1};
+    struct cs_mcp_call call;
     struct cs_err err = {0};
     struct cs_msg msg;
-    enum cs_status rc;
+    int code;
+    enum cs_status rc = cs_msg_parse(text, len, len, &msg, &code, &err);
 
-    *out_answer = (struct cs_mcp_answer){.status = 200};
-    cs_buf_init(&out_answer->json, CS_MCP_MESSAGE_MAX);
-    cs_buf_init(&call.data, 65536);
-    call.answer = out_answer;
-    rc = cs_msg_parse(text, len, len, &msg, &call.code, &err);
+    cs_call_init(&call, mcp, head, stream, out_answer);
     memcpy(call.id, msg.id, sizeof call.id);
     call.method = msg.method;
     call.params = msg.params;
     if (rc != CS_OK) {
         call.status = 400;
+        call.code = code;
         answer_error(&call, &err);
+    } else if (msg.kind == CS_RPC_REQUEST) {
+        serve(&call);
     } else {
-        call.code = 0;
-        if (msg.kind == CS_RPC_REQUEST)
-            serve(&call);
-        else
-            note(&call, &msg);
+        note(&call, &msg);
     }
-    if (out_answer->json.status != CS_OK) {
-        cs_buf_fini(&out_answer->json);
-        cs_buf_init(&out_answer->json, 0);
-        out_answer->status = 503;
-    }
-    cs_buf_fini(&call.data);
+    cs_call_fini(&call);
     cs_msg_fini(&msg);
 }
 

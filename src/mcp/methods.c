@@ -10,6 +10,7 @@ static const struct cs_method methods[] = {
     {"ping", cs_mcp_ping, CS_METHOD_SESSION, NULL, NULL},
     {"logging/setLevel", cs_mcp_set_level, CS_METHOD_SESSION, NULL, NULL},
     {"server/discover", cs_mcp_discover, CS_METHOD_STATELESS | CS_METHOD_CACHED, NULL, NULL},
+    {"subscriptions/listen", cs_mcp_subscriptions, CS_METHOD_STATELESS, NULL, NULL},
     {"tools/list", cs_mcp_tools_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "tools", NULL},
     {"tools/call", cs_mcp_tools_call, CS_METHOD_BOTH, "tools", "name"},
     {"resources/list", cs_mcp_resources_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "resources", NULL},

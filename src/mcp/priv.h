@@ -26,7 +26,10 @@ struct cs_feed;
 #define CS_MCP_SESSIONS_MAX 1024           /* beyond it the one unused for longest ends */
 #define CS_MCP_IDLE_MS      (4 * 3600000L) /* a session unused for so long ends */
 #define CS_MCP_WATCHED_MAX  64             /* resources that one session may watch */
-#define CS_MCP_BEAT_MS      1000           /* between two looks whether the client is there */
+#define CS_MCP_BEAT_MS      1000           /* between two looks whether a call's client is there */
+#define CS_LISTEN_BEAT_MS   15000          /* the same of one that listens */
+#define CS_SESSION_URI      "codex-session://"
+#define CS_URI_MAX          256 /* of a conversation, with its NUL */
 
 /* Errors of JSON-RPC and of the protocol. */
 enum {
@@ -83,11 +86,11 @@ struct cs_mcp_session {
     char id[CS_MCP_SESSION_MAX];
     enum cs_revision revision;
     unsigned can;
-    int log_level;  /* least severity sent */
-    int64_t used;   /* mono ms */
-    unsigned refs;  /* calls and streams */
-    bool ended;     /* out of the table */
-    bool listening; /* has a stream for what is said without being asked */
+    int log_level;                /* least severity sent */
+    int64_t used;                 /* mono ms */
+    unsigned refs;                /* calls and streams */
+    bool ended;                   /* out of the table */
+    struct cs_mcp_call *listener; /* the stream for what is said without being asked */
     struct cs_mcp_call *calls;
     char *watched[CS_MCP_WATCHED_MAX]; /* URIs; a NULL ends them */
     struct cs_mcp_session *next;
@@ -130,6 +133,7 @@ struct cs_mcp_call {
     char token[CS_MCP_ID_MAX]; /* of progress; "" for none */
     int64_t progress;          /* last told; -1: none */
     struct cs_jsonw w;         /* in answer->json */
+    char resumed[CS_UUID_MAX]; /* turn whose broken stream goes on here; "" */
     bool typed;                /* the handler wrote resultType */
     bool meta;                 /* and _meta */
     bool silent;               /* the client is gone or has cancelled: no answer */
@@ -170,6 +174,9 @@ void cs_call_bind(struct cs_mcp_call *call, const char *tid, struct cs_feed *fee
 
 /** Send a message ahead of the answer; forget it where none can be sent. */
 void cs_call_send(struct cs_mcp_call *call, const char *event, const struct cs_buf *message);
+/** Begin a stream that can be resumed while turn @tid runs and after it, where the revision has
+ * that. */
+void cs_call_prime(struct cs_mcp_call *call, const char *tid);
 /** Look whether the call goes on: false when it was cancelled, or the client is gone. */
 bool cs_call_beat(struct cs_mcp_call *call);
 /** The severity of a level's name; -1: none such. */
@@ -202,6 +209,15 @@ const struct cs_method *cs_method_find(const char *name);
 /** Whether this server, in the call's revision, offers it. */
 bool cs_method_offered(const struct cs_mcp_call *call, const struct cs_method *method);
 
+/** A call without a message yet; @answer is emptied. */
+void cs_call_init(struct cs_mcp_call *call, struct cs_mcp *mcp, const struct cs_mcp_head *head,
+                  const struct cs_mcp_stream *stream, struct cs_mcp_answer *answer);
+/** What is left of a call: its answer is complete. */
+void cs_call_fini(struct cs_mcp_call *call);
+/** Answer with an error beside any request. */
+void cs_call_deny(struct cs_mcp_call *call, int status, const char *sentence);
+/** Let @answer write the members of the result. */
+void cs_call_run(struct cs_mcp_call *call, const struct cs_method *method, cs_mcp_handler answer);
 /** What a client says it can do, as bits. */
 unsigned cs_capabilities_read(const struct cs_json *capabilities);
 /** Forget what was written of the result. */
@@ -221,6 +237,7 @@ enum cs_status cs_mcp_subscribe(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_unsubscribe(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_prompts_list(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_prompts_get(struct cs_mcp_call *call, struct cs_err *err);
+enum cs_status cs_mcp_subscriptions(struct cs_mcp_call *call, struct cs_err *err); /* listen.c */
 enum cs_status cs_mcp_complete(struct cs_mcp_call *call, struct cs_err *err);
 /** Write member "serverInfo" (in _meta by its long name). */
 void cs_mcp_self(struct cs_mcp_call *call);

@@ -1,11 +1,17 @@
-/* mcp/turn: a turn of Codex as the call of a tool. */
+/* mcp/turn: a turn of Codex as the call of a tool.
+ *
+ * The turn runs on a thread of its own, so that a client may come and go while it runs: the call
+ * only follows it.
+ */
 #include "turn.h"
 
 #include <string.h>
 
 #include "cs/base/clock.h"
+#include "cs/core/events.h"
 
-#define NEWS_MS 10000 /* without other news the client is told so often that it still runs */
+#define NEWS_MS 10000 /* without other news the client is told so often that the turn still runs   \
+                       */
 
 /* ---- the result ---- */
 
@@ -31,61 +37,120 @@ void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view)
         if (!completed)
             cs_jsonw_bool(&call->w, "isError", true);
     } else {
-        call->answer->json.status = both.status;
+        call->w.out->status = both.status;
     }
     cs_buf_fini(&both);
 }
 
-/* ---- waiting ---- */
+/* ---- following ---- */
 
-enum cs_status cs_turn_await(struct cs_mcp_call *call, const char *tid,
-                             struct cs_turn_view *out_view, struct cs_err *err)
+/* What Codex does, in a line. */
+static void tell_item(struct cs_mcp_call *call, const struct cs_json *item)
 {
-    int64_t began = cs_mono_ms(), told = began;
+    const char *type = cs_json_get_string(item, "type");
+    const char *command = cs_json_get_string(item, "command");
+    struct cs_err line = {0}; /* its message is cut at a character */
+
+    if (type == NULL)
+        return;
+    (void)cs_err_set(&line, CS_CANCELLED, NULL, "%s%s%s", type, command != NULL ? ": " : "",
+                     command != NULL ? command : "");
+    cs_mcp_progress(call, call->progress + 1, 0, line.msg);
+}
+
+static void tell(struct cs_mcp_call *call, const struct cs_event *event)
+{
+    struct cs_json *data = NULL;
+
+    if (call->token[0] == '\0' ||
+        cs_json_parse(event->data, event->len, event->len, &data, NULL) != CS_OK)
+        return;
+    if (strcmp(event->name, "message.delta") == 0)
+        cs_mcp_progress(call, call->progress + 1, 0, cs_json_get_string(data, "delta"));
+    else if (strcmp(event->name, "item") == 0)
+        tell_item(call, cs_json_get(data, "item"));
+    else if (strcmp(event->name, "turn.started") == 0)
+        cs_mcp_progress(call, call->progress + 1, 0, "Codex has begun");
+    cs_json_free(data);
+}
+
+static bool is_end(const struct cs_event *event)
+{
+    return strcmp(event->name, "turn.completed") == 0 || strcmp(event->name, "turn.failed") == 0;
+}
+
+/* Follow the turn by its events, until it ends or they do. False when the call is over before. */
+static bool follow(struct cs_mcp_call *call, struct cs_feed *feed)
+{
+    int64_t told = cs_mono_ms();
 
     for (;;) {
-        int64_t now = cs_mono_ms();
-        enum cs_status rc = cs_turn_view(call->mcp->core, tid, now + CS_MCP_BEAT_MS, out_view, err);
+        struct cs_event event;
+        enum cs_status rc = cs_feed_next(feed, cs_mono_ms() + CS_MCP_BEAT_MS, &event, NULL);
 
-        if (rc != CS_OK || out_view->row.status != CS_TURN_RUNNING)
-            return rc;
-        cs_turn_view_fini(out_view);
-        if (!cs_call_beat(call))
-            return cs_err_set(err, CS_CANCELLED, NULL, "Nobody waits for the turn any more");
-        if (now - told >= NEWS_MS) {
-            told = now;
+        if (rc == CS_OK) {
+            tell(call, &event);
+            told = cs_mono_ms();
+            if (is_end(&event))
+                return true;
+        } else if (rc != CS_TIMEOUT && rc != CS_CANCELLED) {
+            return true; /* too slow, or shutting down: the turn itself is waited for */
+        } else if (!cs_call_beat(call)) {
+            return false;
+        }
+        if (call->silent)
+            return false;
+        if (cs_mono_ms() - told >= NEWS_MS) {
+            told = cs_mono_ms();
             cs_mcp_progress(call, call->progress + 1, 0, "Codex is working");
         }
     }
 }
 
-/* ---- the call ---- */
-
-/* Without sessions a client that goes away has cancelled its request. */
-static void gone(struct cs_mcp_call *call, const char *tid)
+static enum cs_status over(struct cs_err *err)
 {
-    if (cs_mcp_stateless(call))
-        (void)cs_turn_cancel(call->mcp->core, tid);
+    return cs_err_set(err, CS_CANCELLED, NULL, "Nobody waits for the turn any more");
 }
 
-static enum cs_status run(struct cs_mcp_call *call, const struct cs_turn_request *request,
-                          struct cs_err *err)
+static enum cs_status await(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed,
+                            struct cs_turn_view *out_view, struct cs_err *err)
 {
-    struct cs_core *core = call->mcp->core;
-    struct cs_turn *turn = NULL;
-    struct cs_turn_view view;
-    char tid[CS_UUID_MAX];
-    enum cs_status rc = cs_turn_begin(core, request, &turn, tid, err);
+    if (feed != NULL && !follow(call, feed))
+        return over(err);
+    for (;;) {
+        enum cs_status rc =
+            cs_turn_view(call->mcp->core, tid, cs_mono_ms() + CS_MCP_BEAT_MS, out_view, err);
 
-    if (rc == CS_OK)
-        rc = cs_turn_detach(turn, err);
-    if (rc != CS_OK)
-        return rc;
-    cs_call_bind(call, tid, NULL);
-    rc = cs_turn_await(call, tid, &view, err);
+        if (rc != CS_OK || out_view->row.status != CS_TURN_RUNNING)
+            return rc;
+        cs_turn_view_fini(out_view);
+        if (!cs_call_beat(call))
+            return over(err);
+    }
+}
+
+/* A feed of the turn; NULL where there is none: its end is seen without. */
+static struct cs_feed *open_feed(struct cs_mcp_call *call, const char *tid)
+{
+    struct cs_feed_filter filter = {.turn = tid, .after = -1};
+    struct cs_feed *feed = NULL;
+
+    return cs_feed_open(call->mcp->core, &filter, &feed, NULL) == CS_OK ? feed : NULL;
+}
+
+enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+{
+    struct cs_feed *feed = open_feed(call, tid);
+    struct cs_turn_view view;
+    enum cs_status rc;
+
+    cs_call_bind(call, tid, feed);
+    cs_call_prime(call, tid);
+    rc = await(call, tid, feed, &view, err);
     cs_call_bind(call, NULL, NULL);
-    if (rc == CS_CANCELLED)
-        gone(call, tid);
+    cs_feed_close(feed);
+    if (rc == CS_CANCELLED && cs_mcp_stateless(call)) /* who goes away has cancelled */
+        (void)cs_turn_cancel(call->mcp->core, tid);
     if (rc != CS_OK)
         return rc;
     cs_turn_result(call, &view);
@@ -93,10 +158,14 @@ static enum cs_status run(struct cs_mcp_call *call, const struct cs_turn_request
     return CS_OK;
 }
 
+/* ---- the call ---- */
+
 enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                             struct cs_err *err)
 {
     const struct cs_mcp_stream *stream = call->stream;
+    struct cs_turn *turn = NULL;
+    char tid[CS_UUID_MAX];
     enum cs_status rc;
 
     /* Clients of tools name no time-out: they cancel. */
@@ -105,7 +174,11 @@ enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *re
     rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
     if (rc != CS_OK)
         return rc;
-    rc = run(call, request, err);
+    rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
+    if (rc == CS_OK)
+        rc = cs_turn_detach(turn, err);
+    if (rc == CS_OK)
+        rc = cs_turn_answer(call, tid, err);
     if (stream->leave != NULL)
         stream->leave(stream->arg);
     return rc;

@@ -4,13 +4,13 @@
 
 #include "priv.h"
 
-/** Begin the turn of @request and wait for its end, or answer with a task if the call is one. */
+/** Begin the turn of @request and answer with its result, or with a task if the call is one. */
 CS_MUST_USE enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                                         struct cs_err *err);
-/** Wait for the end of turn @tid, telling the client of its progress. CS_CANCELLED when the call is
- * over before. Caller: cs_turn_view_fini(). */
-CS_MUST_USE enum cs_status cs_turn_await(struct cs_mcp_call *call, const char *tid,
-                                         struct cs_turn_view *out_view, struct cs_err *err);
+/** Wait for turn @tid, telling the client of its progress, and answer with its result. CS_CANCELLED
+ * when the call is over before. */
+CS_MUST_USE enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid,
+                                          struct cs_err *err);
 /** Write the result of a tool whose turn has ended. */
 void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view);
 

@@ -41,8 +41,8 @@ struct cs_mcp_head {
 /** A request's way back while it is under way. Called on the thread that brought the request. */
 struct cs_mcp_stream {
     /* Send a message ahead of the answer; NULL when the client takes the answer alone. @event (may
-     * be NULL) is the id from which the stream can be resumed; @len 0 sends that alone. False: the
-     * client is gone. */
+     * be NULL) is the id from which the stream can be resumed; it may come with no message. False:
+     * the client is gone. */
     bool (*send)(void *arg, const char *event, const char *json, size_t len);
     /* Find out whether the client is still there. NULL: it cannot be known. */
     bool (*beat)(void *arg);
@@ -57,7 +57,6 @@ struct cs_mcp_answer {
     int status;                       /* of HTTP */
     struct cs_buf json;               /* the response; empty: none is due, or the client is gone */
     char session[CS_MCP_SESSION_MAX]; /* issued by this message; "" for none */
-    char event[192];                  /* the answer's event id on the stream; "" for none */
 };
 void cs_mcp_answer_fini(struct cs_mcp_answer *answer);
 
