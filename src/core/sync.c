@@ -74,6 +74,7 @@ static enum cs_status visit_message(void *arg, const struct cs_replica_message *
         .parent_seq = message->parent_seq,
         .frag = message->frag,
         .len = message->len,
+        .begins = message->kind == CS_MESSAGE_USER || message->kind == CS_MESSAGE_CONTEXT,
     };
 
     return visit->each(visit->arg, &passed, err);
@@ -117,6 +118,7 @@ static enum cs_status fill_marks(struct cs_db *db, const char *sid, struct cs_mi
     if (rc != CS_OK)
         return rc;
     local->unsent = mark.unsent;
+    local->marked = mark.dirty;
     local->busy = mark.running;
     local->stamp = mark.stamp;
     local->generation = mark.generation;

@@ -7,9 +7,8 @@
 #include "cs/base/hash.h"
 #include "mirror_priv.h"
 
-#define PROBE_MAX 32         /* sessions looked at in one pipeline */
-#define TRIES_MAX 6          /* of one session in one comparison */
-#define PUT_MAX   (8u << 20) /* bytes of messages in one request; the rest is appended */
+#define PROBE_MAX 32 /* sessions looked at in one pipeline */
+#define TRIES_MAX 6  /* of one session in one comparison */
 
 /* What Redis has of a session. */
 struct remote {
@@ -25,8 +24,8 @@ static void remote_fini(struct remote *remote)
     *remote = (struct remote){0};
 }
 
-/* How a try ended. */
-enum outcome { DONE, AGAIN, ASIDE };
+/* How a try ended. LATER: there is something to write, when Redis has room again. */
+enum outcome { DONE, AGAIN, ASIDE, LATER };
 
 struct compare {
     struct cs_mirror *mirror;
@@ -36,7 +35,6 @@ struct compare {
     struct remote remote;
     bool index;    /* put it, so that the user's set names it */
     bool pull;     /* fetch the value whatever the vectors say */
-    bool healed;   /* the last PUT was to heal */
     int forks;     /* times that Redis had other bytes */
     char why[200]; /* for ASIDE */
 };
@@ -272,120 +270,31 @@ static enum cs_status pull_value(struct compare *c, enum outcome *out, struct cs
 
 /* ---- a whole session into Redis ---- */
 
-struct whole {
-    struct cs_buf text;
-    struct cs_vector vv;
-    size_t message_max, max;
-    bool more;
-    int64_t newest_hlc, newest_origin, newest_seq;
-};
-
-static enum cs_status add_whole(void *arg, const struct cs_mirror_message *message,
-                                struct cs_err *err)
-{
-    struct whole *whole = arg;
-    enum cs_status rc;
-
-    whole->newest_hlc = message->hlc;
-    whole->newest_origin = message->origin;
-    whole->newest_seq = message->seq;
-    if (whole->text.len > 0 && whole->text.len + message->len > whole->max) {
-        whole->more = true;
-        return CS_CANCELLED;
-    }
-    if (whole->text.len > 0)
-        cs_buf_addc(&whole->text, ',');
-    cs_record_write(&whole->text, message, whole->message_max);
-    rc = cs_vector_raise(&whole->vv, message->origin, message->seq, err);
-    return rc == CS_OK ? cs_buf_check(&whole->text, err) : rc;
-}
-
-static enum cs_status load_whole(struct compare *c, struct whole *whole, size_t max,
-                                 struct cs_err *err)
-{
-    const struct cs_mirror_port *port = &c->mirror->options.port;
-
-    *whole = (struct whole){.max = max, .message_max = c->mirror->message_max};
-    cs_buf_init(&whole->text, SIZE_MAX / 2);
-    cs_mirror_local_fini(&c->local);
-    return port->load(port->arg, c->sid, &c->local, add_whole, whole, err);
-}
-
-static void whole_fini(struct whole *whole)
-{
-    cs_buf_fini(&whole->text);
-    cs_vector_fini(&whole->vv);
-}
-
-static enum cs_status call_put(struct compare *c, const struct cs_mirror_meta *meta,
-                               const struct whole *whole, const char *foreign,
+static enum cs_status call_put(struct compare *c, const struct cs_putting *putting,
                                struct cs_script_reply *reply, struct cs_err *err)
 {
-    struct cs_buf prefix, vv;
-    struct cs_put put = {
-        .session = {meta->sid, meta->cid, meta->user, meta->ttl_s},
-        .state = {c->local.status[0] != '\0' ? c->local.status : "active", c->local.last_used_at,
-                  meta->model},
-        .note = "",
-        .limit = c->local.limit,
-        .heal_at = c->local.unsent || foreign != NULL ? 0 : c->local.stamp,
-        .foreign = foreign,
-        .meta = c->local.version > c->remote.tail.meta ? c->local.version : c->remote.tail.meta,
-    };
     struct cs_err why = {0};
     enum cs_status rc = CS_OK;
     int tries;
 
-    c->healed = put.heal_at > 0;
-
-    cs_buf_init(&prefix, 1 << 20);
-    cs_buf_init(&vv, 1 << 20);
-    cs_record_prefix(&prefix, meta);
-    cs_vector_write(&whole->vv, &vv);
-    put.prefix = prefix.data;
-    put.prefix_len = prefix.len;
-    put.messages = whole->text.data;
-    put.messages_len = whole->text.len;
-    put.vv = vv.data;
-    if (cs_buf_check(&prefix, err) != CS_OK || cs_buf_check(&vv, err) != CS_OK)
-        rc = CS_NO_MEM;
-    for (tries = 0; tries < 2 && rc == CS_OK; tries++) {
+    for (tries = 0; tries < 2; tries++) {
         cs_err_clear(&why);
-        rc = cs_put_append(c->mirror->redis, &put, &why);
+        rc = cs_whole_append(c->mirror, putting, &why);
         if (rc == CS_OK)
             rc = cs_script_take(c->mirror->redis, cs_op_deadline() + 20000, reply, &why);
         if (rc == CS_OK || cs_redis_class(&why) != CS_REDIS_NOSCRIPT)
-            break;
-        rc = CS_OK; /* once more, with its text */
+            break; /* else once more, with its text */
     }
-    cs_buf_fini(&prefix);
-    cs_buf_fini(&vv);
-    if (why.status != CS_OK && rc != CS_OK)
-        return cs_err_set(err, why.status, why.code, "%s", why.msg);
-    return rc;
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
 /* Sessions that made room, and what Redis now knows of this one. */
-static enum cs_status note_put(struct compare *c, const struct cs_mirror_meta *meta,
+static enum cs_status note_put(struct compare *c, const struct cs_putting *putting,
                                const struct cs_script_reply *reply, struct cs_err *err)
 {
     struct cs_changes changes = {0};
-    struct cs_mirror_change one = {.kind = CS_CHANGE_EVICT};
-    enum cs_status rc = CS_OK;
-    size_t i;
+    enum cs_status rc = cs_whole_note(c->mirror, putting, reply, &changes, err);
 
-    for (i = 0; i < cs_reply_size(reply->evicted) && rc == CS_OK; i++) {
-        one.sid = cs_reply_string(cs_reply_at(reply->evicted, i), NULL);
-        if (one.sid != NULL && cs_record_id_valid(one.sid))
-            rc = cs_changes_add(&changes, &one, err);
-    }
-    if (reply->id != NULL) {
-        cs_note_sent(c->mirror, meta->user, c->sid, reply->id);
-        one = (struct cs_mirror_change){.kind = CS_CHANGE_STAMP, .sid = c->sid};
-        one.number = c->healed ? c->local.stamp : cs_entry_stamp(reply->id);
-        if (rc == CS_OK)
-            rc = cs_changes_add(&changes, &one, err);
-    }
     if (rc == CS_OK)
         rc = cs_changes_apply(c->mirror, &changes, err);
     cs_changes_fini(&changes);
@@ -403,16 +312,16 @@ static enum cs_status join_reply_tomb(struct compare *c, const char *text, struc
     return rc;
 }
 
-static enum cs_status after_put(struct compare *c, const struct cs_mirror_meta *meta,
-                                const struct whole *whole, const struct cs_script_reply *reply,
-                                enum outcome *out, struct cs_err *err)
+static enum cs_status after_put(struct compare *c, const struct cs_putting *putting,
+                                const struct cs_script_reply *reply, enum outcome *out,
+                                struct cs_err *err)
 {
     *out = AGAIN;
     switch (reply->verdict) {
     case CS_VERDICT_OK:
     case CS_VERDICT_DUP:
-        *out = whole->more ? AGAIN : DONE;
-        return note_put(c, meta, reply, err);
+        *out = putting->whole->more ? AGAIN : DONE;
+        return note_put(c, putting, reply, err);
     case CS_VERDICT_TOMB:
         return join_reply_tomb(c, reply->vv, err);
     case CS_VERDICT_STALE:
@@ -449,36 +358,42 @@ static enum cs_status after_put(struct compare *c, const struct cs_mirror_meta *
 
 static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *err)
 {
-    size_t max = c->mirror->request_max > PUT_MAX / 8 ? PUT_MAX : c->mirror->request_max;
     struct cs_script_reply reply = {0};
     struct cs_err why = {0};
-    struct whole whole;
-    enum cs_status rc = load_whole(c, &whole, max, err);
+    struct cs_whole whole;
+    struct cs_putting putting = {
+        &c->local.meta, &c->local, &whole, NULL, c->remote.tail.meta,
+    };
+    enum cs_status rc;
 
+    *out = LATER;
+    if (!cs_may_write(c->mirror))
+        return CS_OK;
     *out = DONE;
+    rc = cs_whole_load(c->mirror, c->sid, 0, &whole, &c->local, err);
     if (rc != CS_OK || whole.text.len == 0 || !c->local.known)
         goto out;
-    rc = call_put(c, &c->local.meta, &whole, NULL, &reply, &why);
-    if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_LARGE && c->mirror->request_max > 4096) {
-        c->mirror->request_max /= 2;
+    rc = call_put(c, &putting, &reply, &why);
+    if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_LARGE &&
+        cs_ask_for_less(c->mirror, whole.count, whole.text.len)) {
         *out = AGAIN;
         rc = CS_OK;
     } else if (rc != CS_OK) {
         rc = cs_err_set(err, why.status, why.code, "%s", why.msg);
     } else {
-        rc = after_put(c, &c->local.meta, &whole, &reply, out, err);
+        rc = after_put(c, &putting, &reply, out, err);
     }
 
 out:
     cs_script_reply_free(&reply);
-    whole_fini(&whole);
+    cs_whole_fini(&whole);
     return rc;
 }
 
 /* ---- a value of somebody else ---- */
 
 struct import {
-    struct whole *whole;
+    struct cs_whole *whole;
     struct cs_changes *changes;
     const struct cs_mirror_local *local;
     const char *sid;
@@ -525,7 +440,7 @@ static enum cs_status import_message(struct import *import, const struct cs_json
     import->parent_seq = import->seq;
     rc = cs_buf_check(&frag, err);
     if (rc == CS_OK)
-        rc = add_whole(import->whole, &record.message, err);
+        rc = cs_whole_add(import->whole, &record.message, err);
     if (rc == CS_OK)
         rc = cs_changes_message(import->changes, import->sid, &record, import->at, err);
     cs_buf_fini(&frag);
@@ -554,11 +469,12 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
     struct cs_changes changes = {0};
     struct cs_script_reply reply = {0};
     struct cs_mirror_meta meta = {0};
-    struct whole whole;
+    struct cs_whole whole;
+    struct cs_putting putting = {&meta, &c->local, &whole, digest, c->remote.tail.meta};
     struct import import = {
         .whole = &whole, .changes = &changes, .local = &c->local, .sid = c->sid};
     struct cs_mirror_change one = {.kind = CS_CHANGE_SESSION, .sid = c->sid, .meta = &meta};
-    enum cs_status rc = load_whole(c, &whole, SIZE_MAX / 4, err);
+    enum cs_status rc = cs_whole_load(c->mirror, c->sid, SIZE_MAX / 4, &whole, &c->local, err);
 
     cs_clock_iso(cs_clock_ms(), import.time);
     import.at = one.number = cs_clock_ms();
@@ -594,9 +510,9 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
         goto out;
     }
     if (rc == CS_OK)
-        rc = call_put(c, &meta, &whole, digest, &reply, err);
+        rc = call_put(c, &putting, &reply, err);
     if (rc == CS_OK)
-        rc = after_put(c, &meta, &whole, &reply, out, err);
+        rc = after_put(c, &putting, &reply, out, err);
     if (rc == CS_OK && reply.verdict == CS_VERDICT_OK)
         rc = cs_changes_apply(c->mirror, &changes, err);
 
@@ -605,7 +521,7 @@ out:
         cs_mirror_meta_fini(&meta);
     cs_changes_fini(&changes);
     cs_script_reply_free(&reply);
-    whole_fini(&whole);
+    cs_whole_fini(&whole);
     return rc;
 }
 
@@ -616,11 +532,15 @@ static enum cs_status import_value(struct compare *c, enum outcome *out, struct 
     char digest[41];
     const char *text;
     size_t len = 0;
-    enum cs_status rc = get_value(c, &reply, err);
+    enum cs_status rc;
 
+    *out = LATER;
+    if (!cs_may_write(c->mirror))
+        return CS_OK;
+    *out = AGAIN;
+    rc = get_value(c, &reply, err);
     if (rc != CS_OK)
         return rc;
-    *out = AGAIN;
     text = cs_reply_string(reply, &len);
     if (text != NULL) {
         if (cs_json_parse(text, len, 72u << 20, &root, NULL) != CS_OK) {
@@ -649,6 +569,9 @@ static enum cs_status delete_there(struct compare *c, enum outcome *out, struct 
 
     *out = DONE;
     if (session.user[0] == '\0') /* nobody's that we know: who deleted it will say so */
+        return CS_OK;
+    *out = LATER;
+    if (!cs_may_write(c->mirror))
         return CS_OK;
     cs_buf_init(&vv, 1 << 20);
     cs_vector_write(&c->local.tomb, &vv);
@@ -689,6 +612,9 @@ static enum cs_status push_missing(struct compare *c, enum outcome *out, struct 
         const struct cs_vector_item *item = &c->local.vv.items[i];
         int64_t there = cs_vector_get(&c->remote.vv, item->origin);
 
+        *out = LATER;
+        if (item->seq > there && !cs_may_write(c->mirror))
+            return CS_OK;
         if (item->seq > there)
             rc = cs_push_origin(c->mirror, &c->local, item->origin, there + 1, &verdict, err);
     }

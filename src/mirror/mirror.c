@@ -15,15 +15,13 @@
 #define KEEPALIVE_MS   600000            /* between two looks at logs whose doorbell is silent */
 #define FULL_MS        INT64_C(21600000) /* between two comparisons of everything */
 #define RECONNECT_MS   600000 /* a younger one need not be repeated on a new connection */
-#define BLOCK_MS       600000 /* of the doorbell's read */
 #define REFUSED_MS     30000  /* before another try when Redis refuses us altogether */
 #define EAGER_MS       5000   /* a local write need not wait longer for another try */
 #define LEASE_AGAIN_MS 60     /* before a busy session is asked for again */
-#define RENEW_MS       20000  /* of a lease */
+#define RENEW_MS       30000  /* of a lease */
 #define MESSAGE_MAX    (8u << 20)
 #define REQUEST_MAX    (1u << 20)
 #define MARKED         64
-#define BELL_USERS     1000u
 #define STACK_BYTES    ((size_t)512 * 1024)
 
 /* ---- small things ---- */
@@ -250,43 +248,6 @@ static enum cs_status refresh_follows(struct cs_mirror *mirror, struct cs_err *e
     return rc;
 }
 
-/* Tell the doorbell what to listen for. */
-static void publish_bell(struct cs_mirror *mirror)
-{
-    struct cs_buf users;
-    char *text;
-    size_t len, i;
-    bool stale;
-
-    if (!mirror->threads)
-        return;
-    cs_buf_init(&users, 1 << 20);
-    for (i = 0; i < mirror->follow_count && i < BELL_USERS; i++) {
-        const struct cs_follow *follow = &mirror->follows[i];
-
-        cs_buf_add(&users, follow->user, strlen(follow->user) + 1);
-        cs_buf_add(&users, follow->cursor, strlen(follow->cursor) + 1);
-    }
-    text = cs_buf_take(&users, &len);
-    pthread_mutex_lock(&mirror->mutex);
-    if (text != NULL && (mirror->bell_users == NULL || len != mirror->bell_len ||
-                         memcmp(text, mirror->bell_users, len) != 0)) {
-        char *old = mirror->bell_users;
-
-        mirror->bell_users = text;
-        mirror->bell_len = len;
-        text = old;
-    }
-    mirror->bell_version++;
-    stale = mirror->bell_stale;
-    mirror->bell_stale = false;
-    pthread_cond_broadcast(&mirror->work);
-    pthread_mutex_unlock(&mirror->mutex);
-    free(text);
-    if (stale) /* it may be blocked on a list without the new users, for minutes */
-        cs_redis_interrupt(mirror->bell);
-}
-
 /* ---- connecting ---- */
 
 static enum cs_status read_time(struct cs_mirror *mirror, struct cs_err *err)
@@ -416,6 +377,18 @@ static bool next_due(struct cs_mirror *mirror, int64_t now, struct cs_held *out)
     return held != NULL;
 }
 
+/* Redis has no room: write nothing for a while. */
+static void note_full(struct cs_mirror *mirror, const struct cs_err *why)
+{
+    mirror->full = *why;
+    mirror->push_after = cs_mono_ms() + cs_backoff_next(&mirror->backoff, CS_REDIS_FULL);
+}
+
+bool cs_may_write(const struct cs_mirror *mirror)
+{
+    return mirror->push_after <= cs_mono_ms();
+}
+
 /* Renew what is held, release what is over and was not released with a push. */
 static enum cs_status tend_leases(struct cs_mirror *mirror, struct cs_err *err)
 {
@@ -473,6 +446,21 @@ static enum cs_status take_lease(struct cs_mirror *mirror, const char *sid, stru
     return rc;
 }
 
+enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
+{
+    struct cs_err why = {0};
+    const struct cs_held *held;
+    bool late;
+
+    pthread_mutex_lock(&mirror->mutex);
+    held = find_held(mirror, sid);
+    late = held != NULL && !held->asked;
+    pthread_mutex_unlock(&mirror->mutex);
+    if (!late || take_lease(mirror, sid, &why) == CS_OK || !cs_ends_step(mirror, &why))
+        return CS_OK;
+    return cs_err_set(err, why.status, why.code, "%s", why.msg);
+}
+
 /* A session or conversation that somebody asks for. */
 static enum cs_status fetch(struct cs_mirror *mirror, const char *name, struct cs_err *err)
 {
@@ -504,10 +492,12 @@ static enum cs_status answer(struct cs_mirror *mirror, struct cs_ask *ask, struc
     rc = connect_redis(mirror, &fresh, &why);
     if (rc == CS_OK && ask->kind == CS_ASK_FETCH)
         rc = fetch(mirror, ask->name, &why);
-    if (rc == CS_OK && ask->kind == CS_ASK_LEASE)
+    if (rc == CS_OK && ask->kind == CS_ASK_LEASE && cs_may_write(mirror))
         rc = take_lease(mirror, ask->name, &why);
     if (rc == CS_OK && ask->kind == CS_ASK_LEASE)
         rc = cs_glance(mirror, ask->name, &why);
+    if (rc == CS_OK && ask->kind == CS_ASK_LEASE && !cs_may_write(mirror))
+        rc = cs_err_set(&why, CS_UNAVAILABLE, "redis_full", "Redis has no room for a lease");
     if (rc != CS_OK && cs_redis_owed(mirror->redis) > 0)
         cs_redis_close(mirror->redis);
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
@@ -669,7 +659,9 @@ enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid, int64_
         return not_online(err);
     for (;;) {
         rc = hold(mirror, sid, &why);
-        if (rc == CS_OK)
+        if (rc == CS_OK && deadline <= cs_mono_ms())
+            rc = cs_err_set(&why, CS_TIMEOUT, "sync_timeout", "The lease is asked for later");
+        else if (rc == CS_OK)
             rc = ask_for(mirror, CS_ASK_LEASE, sid, deadline, &why);
         if (rc != CS_CONFLICT || !mirror->threads || cs_mono_ms() + LEASE_AGAIN_MS > deadline)
             break;
@@ -720,69 +712,116 @@ static enum cs_status pull_logs(struct cs_mirror *mirror, bool full, struct cs_e
     return rc;
 }
 
+/* Leave out those that hold something unsent: as long as Redis has no room, the others are read. */
+static enum cs_status drop_unsent(struct cs_mirror *mirror, char (*sids)[CS_UUID_MAX],
+                                  size_t *count, struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &mirror->options.port;
+    size_t i, kept = 0;
+    enum cs_status rc = CS_OK;
+
+    for (i = 0; i < *count && rc == CS_OK; i++) {
+        struct cs_mirror_local local = {0};
+
+        rc = port->load(port->arg, sids[i], &local, NULL, NULL, err);
+        if (rc == CS_OK && !local.unsent)
+            memmove(sids[kept++], sids[i], CS_UUID_MAX);
+        cs_mirror_local_fini(&local);
+    }
+    *count = kept;
+    return rc;
+}
+
+/* Leave out those whose marks only remember prompts that wait. Returns how many are left. */
+static size_t drop_waiting(const struct cs_mirror *mirror, char sids[][CS_UUID_MAX], size_t count)
+{
+    size_t i, kept = 0;
+
+    for (i = 0; i < count; i++)
+        if (!cs_waits(mirror, sids[i]))
+            memmove(sids[kept++], sids[i], CS_UUID_MAX);
+    return kept;
+}
+
 static enum cs_status compare_marked(struct cs_mirror *mirror, bool aside, struct cs_err *err)
 {
     const struct cs_mirror_port *port = &mirror->options.port;
     char sids[MARKED][CS_UUID_MAX], after[CS_UUID_MAX] = "";
     struct cs_id_page page = {.ids = sids, .max = MARKED, .count = MARKED};
+    size_t count;
     enum cs_status rc = CS_OK;
 
     while (rc == CS_OK && page.count == MARKED) {
         page.count = 0;
         rc = port->marked(port->arg, after, aside, &page, err);
-        if (rc == CS_OK)
-            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, page.count, NULL, 0, err);
         if (page.count > 0)
             memcpy(after, sids[page.count - 1], CS_UUID_MAX);
+        count = drop_waiting(mirror, sids, page.count);
+        if (rc == CS_OK && !cs_may_write(mirror))
+            rc = drop_unsent(mirror, sids, &count, err);
+        if (rc == CS_OK)
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])sids, count, NULL, 0, err);
         cs_mirror_serve(mirror);
     }
     return rc;
 }
 
-/* Push; a Redis without room is no reason not to pull. */
-static enum cs_status push(struct cs_mirror *mirror, struct cs_err *out_full, struct cs_err *err)
+/* Push and tend leases; a Redis without room is no reason not to pull. */
+static enum cs_status push(struct cs_mirror *mirror, struct cs_err *err)
 {
     struct cs_err why = {0};
-    enum cs_status rc = cs_push_news(mirror, &why);
+    enum cs_status rc;
 
-    if (rc == CS_OK) {
-        note_time(mirror, &mirror->figures.last_push);
+    if (!cs_may_write(mirror))
         return CS_OK;
-    }
+    rc = cs_push_news(mirror, &why);
+    if (rc == CS_OK)
+        note_time(mirror, &mirror->figures.last_push);
+    if (rc == CS_OK)
+        rc = tend_leases(mirror, &why);
+    if (rc == CS_OK)
+        return CS_OK;
     if (cs_redis_owed(mirror->redis) > 0)
         cs_redis_close(mirror->redis);
     if (cs_redis_class(&why) != CS_REDIS_FULL)
         return cs_err_set(err, why.status, why.code, "%s", why.msg);
-    *out_full = why;
-    mirror->push_after = cs_mono_ms() + cs_backoff_next(&mirror->backoff, CS_REDIS_FULL);
+    note_full(mirror, &why);
     return cs_redis_connected(mirror->redis)
                ? CS_OK
                : cs_redis_connect(mirror->redis, cs_op_deadline(), err);
 }
 
-static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err *out_full,
-                              struct cs_err *err)
+static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err *err)
 {
+    bool waited;
     bool fresh = false;
     enum cs_status rc = connect_redis(mirror, &fresh, err);
     int64_t now = cs_mono_ms();
 
+    if (full)
+        mirror->push_after = 0; /* asked for: try whether there is room now */
+    waited = mirror->full.status != CS_OK && cs_may_write(mirror);
     if (rc == CS_OK)
         rc = refresh_follows(mirror, err);
     if (fresh && (mirror->full_at == 0 || mirror->full_at + RECONNECT_MS < now))
         full = true;
     if (mirror->full_at != 0 && mirror->full_at + FULL_MS < now)
         full = true;
+    mirror->push_all = full;
     if (rc == CS_OK)
         cs_mirror_serve(mirror);
     if (rc == CS_OK)
-        rc = push(mirror, out_full, err);
+        rc = push(mirror, err);
+    if (waited && cs_may_write(mirror))
+        full = true; /* comparisons had to leave out what they would have written */
     if (rc == CS_OK)
-        rc = tend_leases(mirror, err);
+        cs_bell_heed(mirror);
     if (rc == CS_OK)
         rc = pull_logs(mirror, full, err);
-    if (rc == CS_OK && (out_full->status == CS_OK || full))
+    if (rc == CS_OK)
         rc = compare_marked(mirror, full, err);
+    if (rc == CS_OK && cs_may_write(mirror))
+        cs_err_clear(&mirror->full);
     if (rc == CS_OK && full) {
         mirror->full_at = cs_mono_ms();
         rc = read_time(mirror, err);
@@ -792,13 +831,15 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
 
 enum cs_status cs_mirror_step(struct cs_mirror *mirror, bool full, struct cs_err *err)
 {
-    struct cs_err why = {0}, no_room = {0};
-    enum cs_status rc = do_step(mirror, full, &no_room, &why);
+    struct cs_err why = {0};
+    enum cs_status rc = do_step(mirror, full, &why);
 
     if (rc != CS_OK && cs_redis_owed(mirror->redis) > 0)
         cs_redis_close(mirror->redis); /* what it owes belongs to work that was given up */
-    if (rc == CS_OK && no_room.status != CS_OK) {
-        why = no_room;
+    if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_FULL)
+        note_full(mirror, &why);
+    if (rc == CS_OK && mirror->full.status != CS_OK) {
+        why = mirror->full;
         rc = why.status;
     }
     if (rc == CS_OK) {
@@ -809,7 +850,7 @@ enum cs_status cs_mirror_step(struct cs_mirror *mirror, bool full, struct cs_err
         if (cs_redis_class_reconnects(cs_redis_class(&why)))
             cs_redis_close(mirror->redis);
     }
-    publish_bell(mirror);
+    cs_bell_publish(mirror);
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
@@ -820,11 +861,13 @@ static int64_t next_time(struct cs_mirror *mirror)
     int64_t at = mirror->keepalive_at;
     struct cs_held *held;
 
+    if (!cs_may_write(mirror))
+        return mirror->push_after < at ? mirror->push_after : at;
     for (held = mirror->held; held != NULL; held = held->next)
         if (held->asked && held->renew_at < at)
             at = held->renew_at;
-    if (mirror->push_after > cs_mono_ms() && mirror->push_after < at)
-        at = mirror->push_after;
+    if (cs_waiting_until(mirror) < at)
+        at = cs_waiting_until(mirror);
     return at;
 }
 
@@ -926,6 +969,7 @@ static void *run(void *arg)
     if (cs_redis_connected(mirror->redis)) {
         struct cs_err err = {0};
 
+        mirror->push_all = true;
         (void)!cs_push_news(mirror, &err); /* what a drained turn left */
         (void)!tend_leases(mirror, &err);
     }
@@ -944,145 +988,6 @@ void cs_mirror_wake(struct cs_mirror *mirror)
     mirror->woken = true;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
-}
-
-/* ---- the doorbell ---- */
-
-struct bell {
-    struct cs_mirror *mirror;
-    char *users; /* as mirror->bell_users */
-    size_t len;
-    unsigned version;
-};
-
-/* Wait until there is something to listen for. False at the end. */
-static bool await_bell(struct bell *bell, int64_t until)
-{
-    struct cs_mirror *mirror = bell->mirror;
-    bool stopping;
-
-    pthread_mutex_lock(&mirror->mutex);
-    while (!mirror->stopping &&
-           (mirror->bell_users == NULL || mirror->bell_len == 0 ||
-            mirror->figures.state != CS_MIRROR_ONLINE || mirror->bell_version == bell->version)) {
-        if (!cs_cond_wait(&mirror->work, &mirror->mutex, until))
-            break;
-    }
-    free(bell->users);
-    bell->users = NULL;
-    bell->len = 0;
-    if (mirror->bell_users != NULL && mirror->bell_len > 0) {
-        bell->users = malloc(mirror->bell_len);
-        bell->len = bell->users != NULL ? mirror->bell_len : 0;
-        if (bell->users != NULL)
-            memcpy(bell->users, mirror->bell_users, mirror->bell_len);
-    }
-    bell->version = mirror->bell_version;
-    stopping = mirror->stopping;
-    pthread_mutex_unlock(&mirror->mutex);
-    return !stopping;
-}
-
-/* XREAD COUNT 1 BLOCK ms STREAMS keys… ids… */
-static enum cs_status append_bell(struct bell *bell, struct cs_err *err)
-{
-    const char **argv = calloc((size_t)7 + 2 * (size_t)BELL_USERS, sizeof *argv);
-    size_t *lens = calloc((size_t)7 + 2 * (size_t)BELL_USERS, sizeof *lens);
-    char(*keys)[CS_KEY_CAP] = calloc(BELL_USERS, sizeof *keys);
-    static const char *const words[] = {"XREAD", "COUNT", "1", "BLOCK", "600000", "STREAMS"};
-    size_t users = 0, at, i;
-    enum cs_status rc = CS_NO_MEM;
-
-    for (at = 0; at < bell->len; at += strlen(bell->users + at) + 1)
-        users++;
-    users /= 2;
-    if (argv == NULL || lens == NULL || keys == NULL) {
-        (void)cs_err_nomem(err);
-        goto out;
-    }
-    for (i = 0; i < 6; i++)
-        argv[i] = words[i];
-    for (i = 0, at = 0; i < users; i++) {
-        (void)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_LOG, bell->users + at);
-        argv[6 + i] = keys[i];
-        at += strlen(bell->users + at) + 1;
-        argv[6 + users + i] = bell->users[at] != '\0' ? bell->users + at : "0-0";
-        at += strlen(bell->users + at) + 1;
-    }
-    for (i = 0; i < 6 + 2 * users; i++)
-        lens[i] = strlen(argv[i]);
-    rc = cs_redis_append(bell->mirror->bell, 6 + 2 * users, argv, lens, err);
-
-out:
-    free(argv);
-    free(lens);
-    free(keys);
-    return rc;
-}
-
-/* Redis has something new for one of the users. */
-static void ring(struct cs_mirror *mirror)
-{
-    size_t i;
-
-    pthread_mutex_lock(&mirror->mutex);
-    for (i = 0; i < mirror->follow_count; i++)
-        mirror->follows[i].rung = true;
-    mirror->woken = true;
-    pthread_cond_broadcast(&mirror->work);
-    pthread_mutex_unlock(&mirror->mutex);
-}
-
-static enum cs_status listen_once(struct bell *bell, bool *out_rang, struct cs_err *err)
-{
-    struct cs_mirror *mirror = bell->mirror;
-    struct cs_reply *reply = NULL;
-    enum cs_status rc = CS_OK;
-
-    if (!cs_redis_connected(mirror->bell))
-        rc = cs_redis_connect(mirror->bell, cs_mono_ms() + CONNECT_MS, err);
-    if (rc == CS_OK)
-        rc = append_bell(bell, err);
-    if (rc == CS_OK)
-        rc = cs_redis_take(mirror->bell, cs_mono_ms() + BLOCK_MS + CS_OP_MS, &reply, err);
-    if (rc == CS_OK)
-        rc = cs_reply_check(reply, err);
-    *out_rang = rc == CS_OK && cs_reply_type(reply) == CS_REPLY_ARRAY;
-    cs_reply_free(reply);
-    return rc;
-}
-
-static void *run_bell(void *arg)
-{
-    struct bell bell = {.mirror = arg};
-    struct cs_backoff backoff;
-    int64_t until = CS_NEVER;
-
-    cs_backoff_init(&backoff, (uint64_t)cs_mono_us());
-    while (await_bell(&bell, until)) {
-        struct cs_err err = {0};
-        bool rang = false;
-
-        until = cs_mono_ms(); /* nothing new: listen again at once */
-        if (bell.len == 0) {
-            until = CS_NEVER;
-            continue;
-        }
-        if (listen_once(&bell, &rang, &err) != CS_OK) {
-            /* the mirror's own connection may be gone as well: let it find out */
-            cs_redis_close(bell.mirror->bell);
-            if (err.status == CS_CANCELLED)
-                continue; /* at once: there are more users to listen for */
-            ring(bell.mirror);
-            until = cs_mono_ms() + 500 + cs_backoff_next(&backoff, CS_REDIS_LOST);
-        } else if (rang) {
-            cs_backoff_reset(&backoff);
-            ring(bell.mirror);
-            until = cs_mono_ms() + 2000; /* for the cursor to move */
-        }
-    }
-    free(bell.users);
-    return NULL;
 }
 
 /* ---- life ---- */
@@ -1139,7 +1044,7 @@ enum cs_status cs_mirror_start(struct cs_mirror *mirror, struct cs_err *err)
         mirror->threads = false;
         return rc;
     }
-    rc = cs_thread_start(&mirror->bell_thread, "doorbell", STACK_BYTES, run_bell, mirror, err);
+    rc = cs_thread_start(&mirror->bell_thread, "doorbell", STACK_BYTES, cs_bell_run, mirror, err);
     if (rc != CS_OK) {
         pthread_mutex_lock(&mirror->mutex);
         mirror->stopping = true;
@@ -1197,6 +1102,9 @@ void cs_mirror_free(struct cs_mirror *mirror)
         mirror->asks = ask->next;
         free(ask);
     }
+    cs_waiting_free(mirror);
+    cs_reply_free(mirror->heard);
+    free(mirror->heard_users);
     free(mirror->bell_users);
     pthread_cond_destroy(&mirror->work);
     pthread_cond_destroy(&mirror->answered);

@@ -26,6 +26,8 @@ struct cs_sent {
 struct cs_follow {
     char *user;
     char cursor[CS_ENTRY_ID]; /* "": none */
+    char heard[CS_ENTRY_ID];  /* the doorbell is there; may be ahead of the cursor */
+    size_t own;               /* entries of ours between the two */
     bool resync;              /* the log does not fit the cursor: compare all */
     bool rung;                /* there may be news (under mirror->mutex) */
     bool kept;                /* still followed */
@@ -67,10 +69,12 @@ struct cs_mirror {
     struct cs_backoff backoff;
     int64_t skew_ms;      /* server's clock minus ours */
     int64_t full_at;      /* mono ms of the last full comparison; 0: none */
-    int64_t push_after;   /* mono ms: no pushes before, for want of room */
+    int64_t push_after;   /* mono ms: nothing is written before, for want of room */
+    struct cs_err full;   /* and why; CS_OK: there is room */
     int64_t keepalive_at; /* mono ms of the next look at the logs */
     size_t message_max, request_max;
-    bool scripts; /* are loaded on this connection */
+    struct cs_waiting *waiting; /* prompts that wait for their answers */
+    bool push_all;              /* not now */
 
     pthread_t thread, bell_thread;
     bool threads;
@@ -82,9 +86,12 @@ struct cs_mirror {
     struct cs_ask *asks, **asks_end;
     struct cs_held *held;
     struct cs_mirror_figures figures;
-    char *bell_users; /* users and cursors for the doorbell: pairs of strings, then an empty one */
+    char *bell_users; /* for the doorbell: users and where to listen from, pairs of strings */
     size_t bell_len;
-    unsigned bell_version;
+    struct cs_reply *heard; /* what it heard; NULL while it listens */
+    char *heard_users;      /* bell_users of then */
+    size_t heard_len;
+    bool heeded; /* the stepping thread dealt with it */
 };
 
 /* ---- record.c ---- */
@@ -160,8 +167,55 @@ CS_MUST_USE enum cs_status cs_push_origin(struct cs_mirror *mirror,
 /* What the scripts need of a session. */
 struct cs_script_session cs_script_session_of(const struct cs_mirror_local *local);
 struct cs_script_state cs_script_state_of(const struct cs_mirror_local *local);
+/* The server finds a request too large: ask for less from now on. False when less is not to be had.
+ */
+bool cs_ask_for_less(struct cs_mirror *mirror, size_t messages, size_t bytes);
 /* Remember an entry of ours, to see it come back. */
 void cs_note_sent(struct cs_mirror *mirror, const char *user, const char *sid, const char *id);
+
+/* Forget those that wait for the end of their turns. */
+void cs_waiting_free(struct cs_mirror *mirror);
+/* Mono ms at which the next of them has waited long enough. */
+int64_t cs_waiting_until(const struct cs_mirror *mirror);
+/* Whether messages of @sid wait for the end of its turn: its mark is no work then. */
+bool cs_waits(const struct cs_mirror *mirror, const char *sid);
+
+/* ---- put.c ---- */
+
+/* The messages of a session for one request. */
+struct cs_whole {
+    struct cs_buf text;  /* with commas */
+    struct cs_vector vv; /* of exactly these */
+    size_t count;
+    size_t message_max, max;
+    bool more; /* it has further ones */
+    int64_t newest_hlc, newest_origin, newest_seq;
+};
+/* A cs_mirror_each(): add a message; @arg is the whole. */
+CS_MUST_USE enum cs_status cs_whole_add(void *arg, const struct cs_mirror_message *message,
+                                        struct cs_err *err);
+/* Load @sid and its messages, at most @max bytes (0: what a request takes), into @whole and @local.
+ * Even on failure cs_whole_fini() is due. */
+CS_MUST_USE enum cs_status cs_whole_load(struct cs_mirror *mirror, const char *sid, size_t max,
+                                         struct cs_whole *whole, struct cs_mirror_local *local,
+                                         struct cs_err *err);
+void cs_whole_fini(struct cs_whole *whole);
+
+/* A PUT. */
+struct cs_putting {
+    const struct cs_mirror_meta *meta;
+    const struct cs_mirror_local *local;
+    const struct cs_whole *whole;
+    const char *foreign; /* digest of the foreign value that it replaces, or NULL */
+    int64_t version;     /* of the prefix in Redis, as far as is known */
+};
+/* Put it into the pipeline. Verdict by cs_script_take(). */
+CS_MUST_USE enum cs_status cs_whole_append(struct cs_mirror *mirror,
+                                           const struct cs_putting *putting, struct cs_err *err);
+/* It was accepted: the changes that come of it. */
+CS_MUST_USE enum cs_status cs_whole_note(struct cs_mirror *mirror, const struct cs_putting *putting,
+                                         const struct cs_script_reply *reply,
+                                         struct cs_changes *changes, struct cs_err *err);
 
 /* ---- merge.c ---- */
 
@@ -186,6 +240,20 @@ CS_MUST_USE enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_foll
 CS_MUST_USE enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow,
                                           struct cs_err *err);
 
+/* An entry of ours came back: true, once. */
+bool cs_confirm(struct cs_follow *follow, const char *id);
+
+/* ---- bell.c ---- */
+
+/* Tell the doorbell what to listen for, and that what it heard was dealt with. */
+void cs_bell_publish(struct cs_mirror *mirror);
+/* Deal with what the doorbell heard: rung then tells whose log is to be read. */
+void cs_bell_heed(struct cs_mirror *mirror);
+/* Its thread. */
+void *cs_bell_run(void *arg);
+/* The order of two ids of log entries; "" comes first. */
+int cs_entry_compare(const char *a, const char *b);
+
 /* ---- mirror.c ---- */
 
 struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
@@ -194,7 +262,12 @@ void cs_mirror_serve(struct cs_mirror *mirror);
 /* The token of @sid's lease if its turn is over, to go with a push; NULL for none. Borrowed. */
 const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid);
 void cs_lease_released(struct cs_mirror *mirror, const char *sid);
+/* Ask for the lease of a turn that runs, if nobody did yet. */
+CS_MUST_USE enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const char *sid,
+                                             struct cs_err *err);
 
+/* Whether Redis may be written to now: not while it has no room, and we wait for some. */
+bool cs_may_write(const struct cs_mirror *mirror);
 /* A stamp of the server as wall ms here. */
 int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp);
 /* The stamp of a log entry's id. */

@@ -181,8 +181,7 @@ static enum cs_status hear_del(struct pull *pull, const struct cs_reply *fields,
     return rc;
 }
 
-/* An entry of ours came back. */
-static bool confirm(struct cs_follow *follow, const char *id)
+bool cs_confirm(struct cs_follow *follow, const char *id)
 {
     size_t i;
 
@@ -199,7 +198,7 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
 {
     const char *kind = field_of(fields, "k", NULL), *sid = field_of(fields, "s", NULL);
 
-    bool ours = confirm(pull->follow, id);
+    bool ours = cs_confirm(pull->follow, id);
 
     if (kind == NULL || sid == NULL || !cs_record_id_valid(sid))
         return CS_OK; /* nothing that we could make use of */
@@ -258,6 +257,7 @@ static enum cs_status hear_log(struct pull *pull, const struct cs_reply *reply, 
         rc = cs_changes_apply(pull->mirror, &pull->changes, err);
     if (rc == CS_OK)
         memcpy(pull->follow->cursor, id, strlen(id) + 1);
+    pull->follow->own = 0;
     return rc;
 }
 
@@ -431,6 +431,8 @@ enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow
     if (rc != CS_OK)
         return rc;
     memcpy(follow->cursor, tip, sizeof tip);
+    follow->heard[0] = '\0'; /* ids may be smaller now */
+    follow->own = 0;
     follow->resync = false;
     return CS_OK;
 }

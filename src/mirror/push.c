@@ -3,15 +3,20 @@
  * The message table is the log: a cursor of rowids says what was offered. A session whose messages
  * Redis did not take at once is marked, and compared; the cursor passes them only in the
  * transaction that sets the mark.
+ *
+ * A prompt waits for its answer, to go with it in one request, but not for long. It is marked
+ * meanwhile, so that nobody forgets it.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "mirror_priv.h"
 
-#define NEWS_MAX   64         /* sessions in one pipeline */
-#define BATCH_MAX  64         /* messages in one request */
-#define FLIGHT_MAX (8u << 20) /* bytes of a pipeline */
+#define NEWS_MAX    64         /* sessions in one pipeline */
+#define BATCH_MAX   64         /* messages in one request */
+#define FLIGHT_MAX  (8u << 20) /* bytes of a pipeline */
+#define WAIT_MS     30000      /* that a prompt waits for its answer */
+#define WAIT_NEW_MS 2000       /* in a session that other hosts do not know yet */
 
 struct cs_script_session cs_script_session_of(const struct cs_mirror_local *local)
 {
@@ -32,7 +37,8 @@ struct batch {
     size_t starts[BATCH_MAX + 1]; /* where each begins; [count] is the end */
     size_t count;
     size_t message_max, request_max;
-    bool more; /* there are further ones */
+    bool more;  /* there are further ones */
+    bool ended; /* there is more than what began a turn */
 };
 
 static enum cs_status add_message(void *arg, const struct cs_mirror_message *message,
@@ -45,6 +51,7 @@ static enum cs_status add_message(void *arg, const struct cs_mirror_message *mes
         batch->more = true;
         return CS_CANCELLED;
     }
+    batch->ended = batch->ended || !message->begins;
     cs_record_write(&batch->text, message, batch->message_max);
     batch->starts[++batch->count] = batch->text.len;
     return cs_buf_check(&batch->text, err);
@@ -57,7 +64,7 @@ static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int6
 
     cs_buf_reset(&batch->text);
     batch->count = 0;
-    batch->more = false;
+    batch->more = batch->ended = false;
     batch->message_max = mirror->message_max;
     batch->request_max = mirror->request_max;
     batch->range = (struct cs_mirror_range){sid, origin, from};
@@ -153,17 +160,14 @@ static enum cs_status push_once(struct cs_mirror *mirror, const struct cs_mirror
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
-/* The server finds the request too large: ask for less from now on. False when less is not to be
- * had. */
-static bool ask_for_less(struct cs_mirror *mirror, const struct batch *batch)
+bool cs_ask_for_less(struct cs_mirror *mirror, size_t messages, size_t bytes)
 {
-    if (batch->count > 1 && mirror->request_max > 4096) {
-        mirror->request_max /= 2;
+    if (messages > 1 && mirror->request_max > 4096) {
+        mirror->request_max = (bytes < mirror->request_max ? bytes : mirror->request_max) / 2;
         return true;
     }
-    if (batch->count == 1 && mirror->message_max > 1024) {
-        mirror->message_max = batch->text.len / 2 < mirror->message_max ? batch->text.len / 2
-                                                                        : mirror->message_max / 2;
+    if (messages == 1 && mirror->message_max > 1024) {
+        mirror->message_max = (bytes < mirror->message_max ? bytes : mirror->message_max) / 2;
         return true;
     }
     return false;
@@ -190,7 +194,8 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
         if (rc != CS_OK || batch->count == 0)
             break;
         rc = push_once(mirror, local, batch, &reply, &why);
-        if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_LARGE && ask_for_less(mirror, batch)) {
+        if (rc != CS_OK && cs_redis_class(&why) == CS_REDIS_LARGE &&
+            cs_ask_for_less(mirror, batch->count, batch->text.len)) {
             rc = CS_OK;
             continue;
         }
@@ -222,17 +227,103 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
     return rc;
 }
 
+/* ---- prompts that wait for their answers ---- */
+
+/* A session whose turn runs, and whose messages from `from` on are marked instead of sent. */
+struct cs_waiting {
+    char sid[CS_UUID_MAX];
+    int64_t origin, from;
+    int64_t generation; /* of the mark */
+    int64_t until;      /* mono ms */
+    struct cs_waiting *next;
+};
+
+static struct cs_waiting *find_waiting(const struct cs_mirror *mirror, const char *sid,
+                                       int64_t origin)
+{
+    struct cs_waiting *one = mirror->waiting;
+
+    while (one != NULL && (one->origin != origin || strcmp(one->sid, sid) != 0))
+        one = one->next;
+    return one;
+}
+
+bool cs_waits(const struct cs_mirror *mirror, const char *sid)
+{
+    const struct cs_waiting *one = mirror->waiting;
+
+    while (one != NULL && strcmp(one->sid, sid) != 0)
+        one = one->next;
+    return one != NULL;
+}
+
+static void drop_waiting(struct cs_mirror *mirror, const struct cs_waiting *waiting)
+{
+    struct cs_waiting **link = &mirror->waiting, *one;
+
+    while (*link != NULL && *link != waiting)
+        link = &(*link)->next;
+    one = *link;
+    if (one == NULL)
+        return;
+    *link = one->next;
+    free(one);
+}
+
+void cs_waiting_free(struct cs_mirror *mirror)
+{
+    while (mirror->waiting != NULL)
+        drop_waiting(mirror, mirror->waiting);
+}
+
+int64_t cs_waiting_until(const struct cs_mirror *mirror)
+{
+    const struct cs_waiting *one;
+    int64_t until = CS_NEVER;
+
+    for (one = mirror->waiting; one != NULL; one = one->next)
+        if (one->until < until)
+            until = one->until;
+    return until;
+}
+
+/* Gather those whose time is over. */
+static size_t due(const struct cs_mirror *mirror, struct cs_mirror_news *news)
+{
+    const struct cs_waiting *one;
+    int64_t now = cs_mono_ms();
+    size_t count = 0;
+
+    for (one = mirror->waiting; one != NULL && count < NEWS_MAX; one = one->next)
+        if (mirror->push_all || one->until <= now) {
+            memcpy(news[count].sid, one->sid, CS_UUID_MAX);
+            news[count].origin = one->origin;
+            news[count++].from = one->from;
+        }
+    return count;
+}
+
 /* ---- news of many sessions in one pipeline ---- */
+
+enum way {
+    WAY_NONE, /* nothing to send */
+    WAY_PUSH, /* a reply to a PUSH is owed */
+    WAY_PUT,  /* to a PUT */
+    WAY_WAIT, /* for the end of its turn */
+    WAY_SLOW, /* to be compared */
+};
 
 struct flight {
     struct cs_mirror_news news[NEWS_MAX];
     struct cs_mirror_local locals[NEWS_MAX];
-    bool asked[NEWS_MAX];   /* a reply is owed */
-    bool slow[NEWS_MAX];    /* to be compared */
-    unsigned how[NEWS_MAX]; /* then */
+    struct cs_waiting *waiting[NEWS_MAX]; /* that ends with it, or NULL */
+    enum way way[NEWS_MAX];
+    bool more[NEWS_MAX];    /* messages, which go the slow way; it has no limit */
+    unsigned how[NEWS_MAX]; /* to compare */
     size_t count;
-    int64_t upto;
+    int64_t upto; /* rowid; 0: no news */
     struct batch batch;
+    size_t bytes; /* of the pipeline */
 };
 
 static void flight_free(struct flight *flight)
@@ -245,29 +336,89 @@ static void flight_free(struct flight *flight)
     free(flight);
 }
 
-/* Put the push of news @i into the pipeline, or leave it for the slow way. */
+/* Whether Redis has nothing of a session: it never had, or its time is over there. */
+static bool is_new(const struct cs_mirror *mirror, const struct cs_mirror_local *local)
+{
+    int64_t ttl = local->meta.ttl_s * 1000;
+
+    return local->live && (local->stamp == 0 ||
+                           (ttl > 0 && cs_local_ms(mirror, local->stamp) + ttl < cs_clock_ms()));
+}
+
+static enum cs_status ask_put(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                              struct cs_err *err)
+{
+    struct cs_mirror_local *local = &flight->locals[i];
+    struct cs_err why = {0};
+    struct cs_whole whole;
+    struct cs_putting putting = {&local->meta, local, &whole, NULL, 0};
+    enum cs_status rc = cs_whole_load(mirror, flight->news[i].sid, 0, &whole, local, err);
+
+    if (rc == CS_OK && local->known && whole.text.len > 0) {
+        flight->more[i] = whole.more;
+        flight->bytes += whole.text.len;
+        rc = cs_whole_append(mirror, &putting, &why);
+        flight->way[i] = rc == CS_OK ? WAY_PUT : WAY_SLOW;
+        rc = rc == CS_NO_MEM ? cs_err_nomem(err) : CS_OK;
+    }
+    cs_whole_fini(&whole);
+    return rc;
+}
+
+static enum cs_status ask_push(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                               struct cs_err *err)
+{
+    struct cs_err why = {0};
+    enum cs_status rc = append_push(mirror, &flight->locals[i], &flight->batch, &why);
+
+    if (rc == CS_NO_MEM)
+        return cs_err_nomem(err);
+    flight->more[i] = flight->batch.more;
+    flight->bytes += flight->batch.text.len;
+    /* the queue or the request may be too small for it */
+    flight->way[i] = rc == CS_OK ? WAY_PUSH : WAY_SLOW;
+    return CS_OK;
+}
+
+/* Put news @i into the pipeline, or find it another way. */
 static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_t i,
                           struct cs_err *err)
 {
     const struct cs_mirror_port *port = &mirror->options.port;
-    const struct cs_mirror_news *news = &flight->news[i];
+    struct cs_mirror_news *news = &flight->news[i];
     struct cs_mirror_local *local = &flight->locals[i];
-    struct cs_err why = {0};
+    struct cs_waiting *waiting = find_waiting(mirror, news->sid, news->origin);
     enum cs_status rc = port->load(port->arg, news->sid, local, NULL, NULL, err);
 
-    if (rc != CS_OK || !local->known)
+    if (rc != CS_OK)
         return rc;
+    flight->waiting[i] = waiting;
+    if (waiting != NULL && waiting->from < news->from)
+        news->from = waiting->from;
+    if (!local->known)
+        return CS_OK;
     rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
     if (rc != CS_OK || flight->batch.count == 0)
         return rc;
-    flight->slow[i] = flight->batch.more; /* the rest goes the slow way, which has no limit */
-    rc = append_push(mirror, local, &flight->batch, &why);
-    flight->asked[i] = rc == CS_OK;
-    if (rc == CS_NO_MEM)
-        return cs_err_nomem(err);
-    if (rc != CS_OK)
-        flight->slow[i] = true; /* the queue or the request was too small for it */
-    return CS_OK;
+    if (local->busy && !local->marked && !flight->batch.ended && !mirror->push_all) {
+        flight->way[i] = WAY_WAIT;
+        return CS_OK;
+    }
+    return is_new(mirror, local) ? ask_put(mirror, flight, i, err)
+                                 : ask_push(mirror, flight, i, err);
+}
+
+/* An accepted PUT or PUSH. */
+static enum cs_status note(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                           const struct cs_script_reply *reply, struct cs_changes *changes,
+                           struct cs_err *err)
+{
+    const struct cs_mirror_local *local = &flight->locals[i];
+    const struct cs_whole whole = {.more = flight->more[i]};
+    const struct cs_putting putting = {&local->meta, local, &whole, NULL, 0};
+
+    return flight->way[i] == WAY_PUT ? cs_whole_note(mirror, &putting, reply, changes, err)
+                                     : note_accepted(mirror, local, reply, changes, err);
 }
 
 /* Take the reply for news @i. */
@@ -276,59 +427,104 @@ static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size
 {
     struct cs_script_reply reply = {0};
     struct cs_err why = {0};
+    enum cs_verdict verdict;
     enum cs_status rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
 
     if (rc != CS_OK) {
-        if (cs_ends_step(mirror, &why))
-            return cs_err_set(err, why.status, why.code, "%s", why.msg);
-        flight->slow[i] = true;
-        return CS_OK;
+        flight->way[i] = WAY_SLOW;
+        return cs_ends_step(mirror, &why) ? cs_err_set(err, why.status, why.code, "%s", why.msg)
+                                          : CS_OK;
     }
-    if (reply.verdict == CS_VERDICT_OK || reply.verdict == CS_VERDICT_DUP ||
-        reply.verdict == CS_VERDICT_NOINDEX)
-        rc = note_accepted(mirror, &flight->locals[i], &reply, changes, err);
-    if (reply.verdict != CS_VERDICT_OK && reply.verdict != CS_VERDICT_DUP)
-        flight->slow[i] = true;
-    if (reply.verdict == CS_VERDICT_FORK)
+    verdict = reply.verdict;
+    if (verdict == CS_VERDICT_OK || verdict == CS_VERDICT_DUP || verdict == CS_VERDICT_NOINDEX)
+        rc = note(mirror, flight, i, &reply, changes, err);
+    if ((verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP) || flight->more[i])
+        flight->way[i] = WAY_SLOW;
+    if (verdict == CS_VERDICT_FORK)
         flight->how[i] = CS_COMPARE_PULL;
-    else if (reply.verdict == CS_VERDICT_NOINDEX)
+    else if (verdict == CS_VERDICT_NOINDEX)
         flight->how[i] = CS_COMPARE_INDEX;
     cs_script_reply_free(&reply);
     return rc;
 }
 
-static enum cs_status add_mark(struct cs_changes *changes, const char *sid, struct cs_err *err)
+static enum cs_status add_change(struct cs_changes *changes, enum cs_mirror_change_kind kind,
+                                 const char *sid, int64_t number, struct cs_err *err)
 {
-    struct cs_mirror_change change = {.kind = CS_CHANGE_UNSENT};
+    const struct cs_mirror_change change = {.kind = kind, .sid = sid, .number = number};
 
-    change.sid = cs_changes_text(changes, sid, strlen(sid));
-    return change.sid != NULL ? cs_changes_add(changes, &change, err) : cs_err_nomem(err);
+    return cs_changes_add(changes, &change, err);
 }
 
-/* Mark what goes the slow way, then go it; only then the cursor moves. */
+/* What became of the marks: set for what goes the slow way or waits, cleared for what waited. */
+static enum cs_status add_marks(const struct flight *flight, struct cs_changes *changes,
+                                struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    for (i = 0; i < flight->count && rc == CS_OK; i++) {
+        const char *sid = flight->news[i].sid;
+
+        if (flight->way[i] == WAY_SLOW || flight->way[i] == WAY_WAIT)
+            rc = add_change(changes, CS_CHANGE_UNSENT, sid, 0, err);
+        else if (flight->waiting[i] != NULL)
+            rc = add_change(changes, CS_CHANGE_CLEAN, sid, flight->waiting[i]->generation, err);
+    }
+    return rc;
+}
+
+static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct flight *flight, size_t i,
+                                    struct cs_err *err)
+{
+    const struct cs_mirror_local *local = &flight->locals[i];
+    struct cs_waiting *waiting = calloc(1, sizeof *waiting);
+
+    if (waiting == NULL)
+        return cs_err_nomem(err); /* its mark stands */
+    memcpy(waiting->sid, flight->news[i].sid, CS_UUID_MAX);
+    waiting->origin = flight->news[i].origin;
+    waiting->from = flight->news[i].from;
+    waiting->generation = local->generation + 1;
+    waiting->until = cs_mono_ms() + (local->stamp == 0 ? WAIT_NEW_MS : WAIT_MS);
+    waiting->next = mirror->waiting;
+    mirror->waiting = waiting;
+    return CS_OK;
+}
+
+/* Set the marks, and only then let the cursor pass; in one transaction if nothing is to be compared
+ * before. */
 static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight,
                              struct cs_changes *changes, struct cs_err *err)
 {
     struct cs_mirror_change pushed = {.kind = CS_CHANGE_PUSHED, .number = flight->upto};
-    enum cs_status rc = CS_OK;
+    bool slow = false;
+    enum cs_status rc = add_marks(flight, changes, err);
     size_t i;
 
-    for (i = 0; i < flight->count && rc == CS_OK; i++)
-        if (flight->slow[i])
-            rc = add_mark(changes, flight->news[i].sid, err);
+    for (i = 0; i < flight->count; i++)
+        slow = slow || flight->way[i] == WAY_SLOW;
+    if (rc == CS_OK && !slow && flight->upto > 0)
+        rc = cs_changes_add(changes, &pushed, err);
     if (rc == CS_OK)
         rc = cs_changes_apply(mirror, changes, err);
+    if (rc != CS_OK)
+        return rc;
+    for (i = 0; i < flight->count && rc == CS_OK; i++) {
+        drop_waiting(mirror, flight->waiting[i]);
+        if (flight->way[i] == WAY_WAIT)
+            rc = begin_waiting(mirror, flight, i, err);
+    }
     for (i = 0; i < flight->count && rc == CS_OK; i++)
-        if (flight->slow[i])
+        if (flight->way[i] == WAY_SLOW)
             rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1, NULL,
                             flight->how[i], err);
-    if (rc == CS_OK)
+    if (rc == CS_OK && slow && flight->upto > 0)
         rc = mirror->options.port.apply(mirror->options.port.arg, &pushed, 1, err);
     return rc;
 }
 
-static enum cs_status push_flight(struct cs_mirror *mirror, struct flight *flight,
-                                  struct cs_err *err)
+static enum cs_status fly(struct cs_mirror *mirror, struct flight *flight, struct cs_err *err)
 {
     struct cs_changes changes = {0};
     enum cs_status rc = CS_OK;
@@ -336,14 +532,12 @@ static enum cs_status push_flight(struct cs_mirror *mirror, struct flight *fligh
 
     for (sent = 0; sent < flight->count && rc == CS_OK;) {
         size_t first = sent;
-        size_t bytes = 0;
 
-        for (; sent < flight->count && rc == CS_OK && bytes < FLIGHT_MAX; sent++) {
+        for (flight->bytes = 0; sent < flight->count && rc == CS_OK && flight->bytes < FLIGHT_MAX;
+             sent++)
             rc = ask(mirror, flight, sent, err);
-            bytes += flight->batch.text.len;
-        }
         for (i = first; i < sent && rc == CS_OK; i++)
-            if (flight->asked[i])
+            if (flight->way[i] == WAY_PUSH || flight->way[i] == WAY_PUT)
                 rc = hear(mirror, flight, i, &changes, err);
     }
     if (rc == CS_OK)
@@ -352,29 +546,48 @@ static enum cs_status push_flight(struct cs_mirror *mirror, struct flight *fligh
     return rc;
 }
 
-enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
+/* Those that waited long enough; else the next page of news. *out_more is false when there was
+ * neither. */
+static enum cs_status fill(struct cs_mirror *mirror, struct flight *flight, bool *out_more,
+                           struct cs_err *err)
 {
     const struct cs_mirror_port *port = &mirror->options.port;
+    struct cs_mirror_news_page page = {.items = flight->news, .max = NEWS_MAX};
+    int64_t after = 0;
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    *out_more = true;
+    flight->count = due(mirror, flight->news);
+    for (i = 0; i < flight->count && rc == CS_OK; i++)
+        rc = cs_lease_ask_late(mirror, flight->news[i].sid, err);
+    if (flight->count > 0)
+        return rc;
+    rc = port->pushed(port->arg, &after, err);
+    if (rc == CS_OK)
+        rc = port->news(port->arg, after, &page, err);
+    if (rc != CS_OK)
+        return rc;
+    flight->count = page.count;
+    flight->upto = page.upto;
+    *out_more = page.upto > after;
+    return CS_OK;
+}
+
+enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
+{
     enum cs_status rc = CS_OK;
     bool more = mirror->push_after <= cs_mono_ms();
 
     while (rc == CS_OK && more) {
         struct flight *flight = calloc(1, sizeof *flight);
-        struct cs_mirror_news_page page = {.max = NEWS_MAX};
-        int64_t after = 0;
 
         if (flight == NULL)
             return cs_err_nomem(err);
         cs_buf_init(&flight->batch.text, SIZE_MAX / 2);
-        page.items = flight->news;
-        rc = port->pushed(port->arg, &after, err);
-        if (rc == CS_OK)
-            rc = port->news(port->arg, after, &page, err);
-        flight->count = page.count;
-        flight->upto = page.upto;
-        more = rc == CS_OK && flight->upto > after;
-        if (more)
-            rc = push_flight(mirror, flight, err);
+        rc = fill(mirror, flight, &more, err);
+        if (rc == CS_OK && more)
+            rc = fly(mirror, flight, err);
         flight_free(flight);
         cs_mirror_serve(mirror);
     }

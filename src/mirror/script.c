@@ -8,7 +8,7 @@
 #include "priv.h"
 
 #define KEY_MAX     256 /* bytes of a key with its NUL */
-#define ARGS_FIXED  20  /* words before a PUSH's messages, at most */
+#define ARGS_FIXED  24  /* words before a PUSH's messages, and of any other call, at most */
 #define PUSH_FIXED  6
 #define NUMBER_MAX  24
 #define LEASE_TRIES 4
@@ -147,7 +147,7 @@ struct words {
     const char **argv;
     size_t *lens;
     size_t count, cap;
-    char keys[5][KEY_MAX];
+    char keys[6][KEY_MAX];
     size_t nkeys;
 };
 
@@ -313,6 +313,8 @@ static enum cs_status add_put(struct words *words, const struct cs_put *put,
     enum cs_status rc = add_keys(words, &put->session, err);
     if (rc == CS_OK)
         rc = add_key(words, CS_KEY_TOMB, put->session.sid, err);
+    if (rc == CS_OK && put->lease)
+        rc = add_key(words, CS_KEY_LEASE, put->session.sid, err);
     if (rc != CS_OK)
         return rc;
     adds(words, put->session.sid);
@@ -326,6 +328,7 @@ static enum cs_status add_put(struct words *words, const struct cs_put *put,
     add_number(words, numbers[2], put->limit);
     add_number(words, numbers[3], put->heal_at);
     adds(words, put->foreign ? put->foreign : "");
+    adds(words, put->lease ? put->lease : "");
     return CS_OK;
 }
 

@@ -33,6 +33,7 @@ struct cs_mirror_message {
     const char *type, *turn, *host;    /* of the object; turn and host may be NULL */
     const char *frag;
     size_t len;
+    bool begins; /* it began a turn; of those that the port reads */
 };
 
 /** What a session is besides its messages. Strings are owned: cs_mirror_meta_fini(). */
@@ -52,6 +53,7 @@ struct cs_mirror_local {
     bool live;   /* and it is not in the archive */
     bool busy;   /* and a turn of it runs here */
     bool unsent; /* holds messages that Redis never took */
+    bool marked; /* is to be compared */
     struct cs_mirror_meta meta; /* of use if known; for a deleted one sid, cid and user */
     char status[16];            /* for plain readers: active or failed */
     char last_used_at[CS_ISO_MAX];

@@ -127,11 +127,10 @@ local function lifetime(ttl)
   return ttl > 0 and ttl or LONG_TTL
 end
 
--- Let a key that exists live at least so long. False if it does not exist.
-local function keep(key, seconds)
-  local left = call('TTL', key)
-  if left == -2 then return false end
-  if left < seconds then call('EXPIRE', key, seconds) end
+-- Let a key live for so long, give or take `slack` seconds less. Whether that had to be said.
+local function keep(key, seconds, slack)
+  if call('TTL', key) >= seconds - slack then return false end
+  call('EXPIRE', key, seconds)
   return true
 end
 

@@ -60,7 +60,7 @@ local verdict = 'OK'
 if math.abs(t.at - t.ix) >= REFRESH_S * 1000000 then
   if call('STRLEN', KEYS[1]) ~= length then return torn() end
   if call('SISMEMBER', KEYS[3], sid) == 1 then
-    keep(KEYS[3], ttl + INDEX_S)
+    keep(KEYS[3], ttl + INDEX_S, INDEX_S - REFRESH_S)
     call('SET', KEYS[4], sid, 'EX', ttl + INDEX_S)
     t.ix = t.at
   else

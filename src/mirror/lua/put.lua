@@ -1,15 +1,17 @@
 -- PUT: create or replace a whole session.
--- KEYS  1 session  2 log  3 user's set  4 conversation  5 tombstone
+-- KEYS  1 session  2 log  3 user's set  4 conversation  5 tombstone  [6 lease]
 -- ARGV  1 session id  2 time to live (s; 0: none)  3 prefix  4 messages  5 their vector
 --       6 state: `,"lastUsedAt":"…",…`  7 version of the prefix  8 note for the log, or ''
 --       9 limit of the user, or 0  10 stamp to heal with, or 0 for activity
---       11 SHA-1 of the foreign value that may be replaced, or ''
+--       11 SHA-1 of the foreign value that may be replaced, or ''  12 token of the lease, or ''
 -- Reply {OK, 0, length, entry id, '', {evicted session id…}}
 --       {DUP, 0, 0, '', vector}              Redis has the same; nothing written
 --       {TOMB|STALE, 0, 0, '', vector}       Redis knows of more; nothing written
 --       {FOREIGN|PROTOCOL|WIDE|LARGE|EXPIRED}   nothing written
 --       {FULL}   these messages were evicted just now, or (healing) fresher sessions use up the
 --                limit; the session is not in Redis
+-- A new session calls MGET, GETRANGE, SRANDMEMBER (with a limit SMEMBERS), EXISTS, XADD, SET, SET,
+-- SADD, TTL; with a lease GETDEL; every five minutes EXPIRE, EXPIRE; making room costs more.
 -- Reads and evicts other sessions of the user: keys that it does not declare.
 local sid, ttl, prefix, messages = ARGV[1], lifetime(ARGV[2]), ARGV[3], ARGV[4]
 local new, mv = argument_vector(ARGV[5]), ARGV[7]
@@ -47,13 +49,13 @@ local function by_age(members)
   return live, gone
 end
 
--- Those of a few members that have no value; one call if there are none.
+-- Those of the first members that have no value; one call if there are none.
 local function dangling(members)
   local keys, gone = {}, {}
-  for i, other in ipairs(members) do keys[i] = session_prefix .. other end
+  for i = 1, math.min(#members, 100) do keys[i] = session_prefix .. members[i] end
   if #keys == 0 or call('EXISTS', unpack(keys)) == #keys then return gone end
   for i, key in ipairs(keys) do
-    if members[i] ~= sid and call('EXISTS', key) == 0 then gone[#gone + 1] = members[i] end
+    if call('EXISTS', key) == 0 then gone[#gone + 1] = members[i] end
   end
   return gone
 end
@@ -79,9 +81,10 @@ end
 if t and (not covers(new, t.vv) or less(mv, t.mv)) then
   return {'STALE', 0, 0, '', write_vector(t.vv)}
 end
-local mine = call('SISMEMBER', KEYS[3], sid) == 1
+local mine = t and call('SISMEMBER', KEYS[3], sid) == 1
 local same = t and mv == t.mv and covers(t.vv, new) -- then only what is around it may be missing
 if same and mine and call('EXISTS', KEYS[2]) == 1 then
+  if KEYS[6] then release(KEYS[6], ARGV[12]) end
   return {'DUP', 0, 0, '', write_vector(t.vv)}
 end
 
@@ -101,13 +104,16 @@ if not out.width then return {'WIDE'} end
 out.L = #prefix + #messages + out.width
 if out.L > VALUE_MAX then return {'LARGE'} end
 
-local evict, gone = {}, {}
+local evict, gone, others = {}, {}, {}
 local has_place = t and mine
-if limit > 0 and not has_place and call('SCARD', KEYS[3]) >= limit then
-  local others, live = {}, nil
-  for _, member in ipairs(call('SMEMBERS', KEYS[3])) do
+if not has_place then
+  local members = limit > 0 and call('SMEMBERS', KEYS[3]) or call('SRANDMEMBER', KEYS[3], 8)
+  for _, member in ipairs(members) do
     if member ~= sid then others[#others + 1] = member end
   end
+end
+if limit > 0 and not has_place and #others >= limit then
+  local live
   live, gone = by_age(others)
   local over = #live + 1 - limit
   if heal > 0 and over > 0 and live[over].at >= at then
@@ -120,8 +126,8 @@ if limit > 0 and not has_place and call('SCARD', KEYS[3]) >= limit then
     return {'FULL'}
   end
   for i = 1, over do evict[i] = live[i] end
-elseif not has_place then
-  gone = dangling(call('SRANDMEMBER', KEYS[3], 8))
+else
+  gone = dangling(others)
 end
 
 -- Writes ------------------------------------------------------------------------------------------
@@ -132,8 +138,9 @@ if ARGV[8] ~= '' then
   entry[#entry + 1] = 'n'
   entry[#entry + 1] = ARGV[8]
 end
-local id = call('XADD', KEYS[2], 'MAXLEN', '~', LOG_LENGTH, '*', unpack(entry))
-call('EXPIRE', KEYS[2], LOG_TTL)
+local id = call('XADD', KEYS[2], 'NOMKSTREAM', 'MAXLEN', '~', LOG_LENGTH, '*', unpack(entry))
+local has_log = id and #evict == 0 -- else what was just written may have made it
+if not id then id = call('XADD', KEYS[2], '*', unpack(entry)) end
 
 local names = {}
 for i, other in ipairs(evict) do
@@ -161,5 +168,8 @@ else
 end
 call('SET', KEYS[4], sid, 'EX', life + INDEX_S)
 if not mine then call('SADD', KEYS[3], sid) end
-keep(KEYS[3], life + INDEX_S)
+if keep(KEYS[3], life + INDEX_S, INDEX_S - REFRESH_S) or not has_log then
+  call('EXPIRE', KEYS[2], LOG_TTL)
+end
+if KEYS[6] then release(KEYS[6], ARGV[12]) end
 return {'OK', 0, out.L, id, '', names}

@@ -303,7 +303,7 @@ static int monitor_open(void)
 }
 
 /* The names of the commands since monitor_open(), separated by blanks; closes it. */
-static const char *monitor_close(int fd)
+static char *monitor_close(int fd)
 {
     static char text[65536], names[2000];
     size_t len = 0;
@@ -828,6 +828,37 @@ static void a_put_creates_all_keys_and_tells_the_log(void **state)
     assert_in_range(NUMBER("TTL", key_of(CS_KEY_CONVERSATION, "c-s")), 4498, 4500);
 }
 
+static void a_new_session_costs_ten_commands(void **state)
+{
+    (void)state;
+    const char *user = key_of(CS_KEY_USER, "ann"), *log = key_of(CS_KEY_LOG, "ann");
+    for (int64_t limit = 0; limit <= 5; limit += 5) {
+        struct cs_put p = put_of("s", "a", 1);
+        p.limit = limit;
+        assert_int_equal(send_put(&p), CS_VERDICT_OK);
+        assert_in_range(NUMBER("TTL", log), 604798, 604800);
+        DO("EXPIRE", log, "1000");
+        for (int i = 0; i < 2; i++) {
+            p = put_of(i == 0 ? "t" : "u", "a", 1);
+            p.limit = limit;
+            DO("EXPIRE", user, i == 0 ? "4300" : "4100"); /* some minutes passed */
+            int fd = monitor_open();
+            assert_int_equal(send_put(&p), CS_VERDICT_OK);
+            char *commands = monitor_close(fd);
+            const char *found = strstr(commands, " EXISTS XADD SET SET SADD TTL");
+            assert_non_null(found);
+            assert_string_equal(found + strlen(" EXISTS XADD SET SET SADD TTL"),
+                                i == 0 ? "" : " EXPIRE EXPIRE");
+            *strchr(commands + strlen("EVALSHA MGET GETRANGE "), ' ') = '\0';
+            assert_string_equal(commands, limit == 0 ? "EVALSHA MGET GETRANGE SRANDMEMBER"
+                                                     : "EVALSHA MGET GETRANGE SMEMBERS");
+            assert_in_range(NUMBER("TTL", user), i == 0 ? 4298 : 4498, i == 0 ? 4300 : 4500);
+            assert_in_range(NUMBER("TTL", log), i == 0 ? 998 : 604798, i == 0 ? 1000 : 604800);
+        }
+        DO("FLUSHALL");
+    }
+}
+
 static void a_put_never_goes_back(void **state)
 {
     (void)state;
@@ -902,13 +933,20 @@ static void a_new_session_puts_out_the_least_recent(void **state)
     int fd = monitor_open();
     assert_int_equal(send_put(&p), CS_VERDICT_OK);
     const char *commands = monitor_close(fd);
-    assert_non_null(strstr(commands, "XADD XADD EXPIRE")); /* the log first */
+    assert_non_null(strstr(commands, "XADD XADD GETRANGE SET DEL SREM SET")); /* the log first */
     assert_int_equal(cs_reply_size(verdict.evicted), 1);
     assert_true(cs_reply_is(cs_reply_at(verdict.evicted, 0), "s1"));
     assert_int_equal(NUMBER("SCARD", key_of(CS_KEY_USER, "ann")), 3);
     assert_int_equal(
         NUMBER("EXISTS", key_of(CS_KEY_SESSION, "s1"), key_of(CS_KEY_CONVERSATION, "c-s1")), 0);
     assert_int_equal(size_of("s0"), 2);
+    /* What is put out first makes the log anew, if it is gone. */
+    DO("DEL", key_of(CS_KEY_LOG, "ann"));
+    p = limited("s5", 3);
+    assert_int_equal(send_put(&p), CS_VERDICT_OK);
+    assert_in_range(NUMBER("TTL", key_of(CS_KEY_LOG, "ann")), 604798, 604800);
+    assert_int_equal(push("s3", "a", 2, 1), CS_VERDICT_OK);
+    assert_int_equal(push("s5", "a", 2, 1), CS_VERDICT_OK);
     /* The limit was lowered: several go, and a replacing PUT needs no place. */
     p = limited("s4", 2);
     assert_int_equal(send_put(&p), CS_VERDICT_OK);
@@ -1178,12 +1216,20 @@ static void an_append_releases_the_lease_of_its_turn(void **state)
     assert_int_equal(lease("t1", "one"), CS_VERDICT_OK);
     assert_int_equal(send_push(&p), CS_VERDICT_DUP);
     assert_int_equal(NUMBER("EXISTS", key), 0);
+    struct cs_put q = put_of("s", "a", 4);
+    q.lease = "t1";
+    assert_int_equal(lease("t1", "one"), CS_VERDICT_OK);
+    assert_int_equal(send_put(&q), CS_VERDICT_OK);
+    assert_int_equal(NUMBER("EXISTS", key), 0);
+    assert_int_equal(lease("t1", "one"), CS_VERDICT_OK);
+    assert_int_equal(send_put(&q), CS_VERDICT_DUP);
+    assert_int_equal(NUMBER("EXISTS", key), 0);
     DO("LPUSH", key, "of another type");
     DO("EXPIRE", key, "100");
-    p = push_of("s", "a", 4, 1);
+    p = push_of("s", "a", 5, 1);
     p.lease = "t1";
     assert_int_equal(send_push(&p), CS_VERDICT_OK);
-    assert_int_equal(size_of("s"), 4);
+    assert_int_equal(size_of("s"), 5);
 }
 
 /* ---- Loading --------------------------------------------------------------------------------- */
@@ -1367,6 +1413,7 @@ int main(void)
         CASE(a_newer_protocol_is_never_written),
         CASE(a_torn_value_is_removed_or_replaced),
         CASE(a_put_creates_all_keys_and_tells_the_log),
+        CASE(a_new_session_costs_ten_commands),
         CASE(a_put_never_goes_back),
         CASE(a_newer_prefix_replaces_an_older_one),
         CASE(a_put_that_would_not_be_json_is_refused_here),
