@@ -45,12 +45,12 @@ struct cs_relay {
     size_t sent;
     bool delivered; /* all of the message was sent once */
     bool answered, cancelled;
-    bool resumes;        /* asks for the rest of its stream */
-    bool heard;          /* something came since it last resumed */
-    unsigned resumed;    /* in vain, in a row */
-    unsigned tries;      /* after the first */
-    unsigned generation; /* of the session that it named; 0: none */
-    unsigned begun_in;   /* the same when its message was sent */
+    bool resumes;                   /* asks for the rest of its stream */
+    bool heard;                     /* something came since it last resumed */
+    unsigned resumed;               /* in vain, in a row */
+    unsigned tries;                 /* after the first */
+    unsigned generation;            /* of the session that it named; 0: none */
+    char session[CS_ANSWER_ID_MAX]; /* the session itself: a stream is resumed in its own */
     struct cs_answer answer;
     char last_id[CS_ANSWER_ID_MAX];
 };
@@ -226,12 +226,14 @@ static void take_message(struct cs_relay *relay, const struct cs_json *message, 
     relay->answered = relay->answered || answer;
 }
 
-/* Whether the answer says only that the message was not taken, and will be later. */
+/* Whether the answer is none that the client should see: the message was not taken and will be sent
+ * again, or the daemon refuses what the bridge asked for by itself. */
 static bool is_refusal(const struct cs_relay *relay)
 {
     int status = relay->answer.status;
 
-    return status == 503 || (status == 404 && relay->generation > 0) || relay->resumes;
+    return status != 200 && (status == 503 || (status == 404 && relay->generation > 0) ||
+                             relay->resumes || relay->kind == CS_RELAY_LISTEN);
 }
 
 static void on_message(void *arg, const char *text, size_t len)
@@ -241,7 +243,7 @@ static void on_message(void *arg, const char *text, size_t len)
     struct cs_err err = {0};
 
     relay->heard = true;
-    if (relay->cancelled || (relay->answer.status != 200 && is_refusal(relay)))
+    if (relay->cancelled || is_refusal(relay))
         return;
     if (cs_json_parse(text, len, MESSAGE_MAX, &message, &err) == CS_OK)
         take_message(relay, message, text, len);
@@ -277,7 +279,7 @@ static void renew(struct cs_relay *relay)
         }
         session->renewing = true;
     }
-    relay->delivered = relay->delivered && relay->resumes;
+    relay->delivered = false;
     if (relay->tries++ < TRIES_MAX)
         again(relay, 0);
     else
@@ -335,7 +337,6 @@ static void wait_for_next(struct cs_relay *relay)
 static void hear_end(struct cs_relay *relay)
 {
     bool whole = cs_answer_end(&relay->answer);
-    bool lost_session = relay->answer.status == 404 && relay->generation > 0;
     int status = relay->answer.status;
 
     if (status == 0 || (!whole && !relay->answer.stream)) {
@@ -349,11 +350,11 @@ static void hear_end(struct cs_relay *relay)
         end(relay);
     } else if (status == 503 && cs_mono_ms() < relay->reach_until) {
         wait_for_next(relay);
-    } else if (lost_session && !(relay->resumes && relay->generation != relay->begun_in)) {
-        renew(relay);
     } else if (relay->resumes && status != 200) {
         relay->last_id[0] = '\0'; /* what was missed cannot be had */
         lose(relay);
+    } else if (status == 404 && relay->generation > 0) {
+        renew(relay);
     } else {
         conclude(relay);
     }
@@ -373,11 +374,14 @@ static void add_head(struct cs_relay *relay, int port, const char *token)
                 relay->v6 ? "[::1]" : "127.0.0.1", port);
     cs_buf_addf(head, "Authorization: Bearer %s\r\nAccept: %stext/event-stream\r\n", token,
                 post ? "application/json, " : "");
-    if (named && session->id[0] != '\0')
-        cs_buf_addf(head, "Mcp-Session-Id: %s\r\n", session->id);
+    if (named && !relay->resumes) {
+        memcpy(relay->session, session->id, sizeof relay->session);
+        relay->generation = session->id[0] != '\0' ? session->generation : 0;
+    }
+    if (relay->session[0] != '\0')
+        cs_buf_addf(head, "Mcp-Session-Id: %s\r\n", relay->session);
     if (named && session->version[0] != '\0')
         cs_buf_addf(head, "MCP-Protocol-Version: %s\r\n", session->version);
-    relay->generation = named && session->id[0] != '\0' ? session->generation : 0;
     if (relay->resumes)
         cs_buf_addf(head, "Last-Event-ID: %s\r\n", relay->last_id);
     if (is_stateless(relay))
@@ -528,10 +532,8 @@ static void send_some(struct cs_relay *relay)
         return;
     if (n > 0)
         relay->sent += (size_t)n;
-    if (relay->sent == request->len && !relay->resumes) {
+    if (relay->sent == request->len && !relay->resumes)
         relay->delivered = true;
-        relay->begun_in = relay->generation;
-    }
     if (n < 0 || relay->sent == request->len)
         begin_reading(relay); /* a daemon that stops listening may have said why */
 }

@@ -1,0 +1,231 @@
+"""Other people's MCP clients, talking to the daemon over HTTP and over stdio: the programs themselves."""
+
+import json
+import queue
+import subprocess
+import threading
+
+import pytest
+from support.codex import LAST_WITH_MCP, codex_binary
+from support.codex_home import write_codex_home
+from support.mcp import CLAUDE, INSPECTOR, SDK_CLIENT, Clients
+from support.process import SLOWNESS, wait_until
+
+WAYS = ("http", "stdio")
+
+
+def url(daemon):
+    return f"http://127.0.0.1:{daemon.port}/mcp"
+
+
+def stdio(daemon):
+    return [daemon.binary, "mcp", "--data-dir", daemon.data_dir]
+
+
+@pytest.fixture
+def clients(tmp_path, daemon):
+    return Clients(tmp_path, daemon)
+
+
+# ---- the TypeScript SDK ----
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_typescript_sdk_does_what_editors_do(daemon, clients, way):
+    target = [url(daemon), daemon.run("token", "--data-dir", str(daemon.data_dir)).stdout.strip()]
+    done = clients.run("node", SDK_CLIENT, *(target if way == "http" else stdio(daemon)))
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["server"] == "codex-sessiond"
+    assert seen["errors"] == []
+    assert {"codex", "codex-reply", "codex-history", "codex-cancel"} <= {tool["name"] for tool in seen["tools"]}
+    assert all("outputSchema" in tool and "annotations" in tool for tool in seen["tools"])
+    assert len(seen["progress"]) >= 2 and seen["progress"] == sorted(set(seen["progress"]))
+    assert seen["first"]["content"].startswith("piece 1 piece 2")
+    assert seen["second"]["content"].startswith("I saw 3 messages")
+    assert seen["second"]["threadId"] == seen["first"]["threadId"] == seen["history"]["threadId"]
+    assert seen["history"]["messageCount"] == 4
+    assert "enough" in seen["cancelled"] and seen["cancelledAfter"] < 2000 * SLOWNESS
+    assert seen["unknown"] == -32602
+    wait_until(lambda: daemon.stats()["turns"]["running"] == 0, "the cancelled turn has ended", 5)
+
+
+# ---- MCP Inspector ----
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+@pytest.mark.parametrize("way", WAYS)
+def test_inspector_finds_nothing_to_complain_of(daemon, clients, way, era):
+    target = [url(daemon), "--transport", "http"] if way == "http" else stdio(daemon)
+
+    def inspect(method, *args):
+        return clients.run(
+            INSPECTOR, "--cli", *target, "--method", method, *args, "--format", "json", "--protocol-era", era,
+        )
+
+    listed = inspect("tools/list", "--strict")
+    assert listed.returncode == 0, listed.stderr
+    names = [tool["name"] for tool in json.loads(listed.stdout)["result"]["tools"]]
+    assert names[:2] == ["codex", "codex-reply"]
+
+    called = inspect("tools/call", "--tool-name", "codex", "--tool-args-json", '{"prompt": "hello"}')
+    assert called.returncode == 0, called.stderr
+    answer = json.loads(called.stdout)["result"]["structuredContent"]
+    assert answer["content"].startswith("I saw 1 message")
+    assert daemon.history(answer["threadId"])[0] == ("user", "hello")
+
+    assert inspect("tools/call", "--tool-name", "no-such-tool", "--tool-args-json", "{}").returncode == 5
+
+
+def test_inspector_needs_the_right_token_if_it_sends_one(daemon, clients):
+    def inspect(token):
+        return clients.run(
+            INSPECTOR, "--cli", url(daemon), "--transport", "http", "--method", "tools/list", "--header",
+            f"Authorization: Bearer {token}",
+        ).returncode
+
+    assert inspect((daemon.data_dir / "token").read_text("ascii").strip()) == 0
+    assert inspect("0" * 64) != 0
+
+
+# ---- Claude Code ----
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_claude_code_connects(daemon, clients, way):
+    if way == "http":
+        clients.run(CLAUDE, "mcp", "add", "--transport", "http", "codex", url(daemon))
+    else:
+        clients.run(CLAUDE, "mcp", "add", "codex", "--", *stdio(daemon))
+    listed = clients.run(CLAUDE, "mcp", "list")
+    assert "codex: " in listed.stdout and "✔ Connected" in listed.stdout, listed.stdout + listed.stderr
+    daemon.stop()
+    if way == "http":
+        assert "✔ Connected" not in clients.run(CLAUDE, "mcp", "list").stdout
+
+
+# ---- Codex ----
+
+
+class AppServer:
+    """Codex as a client: its app-server, which knows our daemon by its configuration."""
+
+    def __init__(self, folder, home, daemon):
+        with open(home / "config.toml", "a", encoding="utf-8") as config:
+            config.write(f'[mcp_servers.sessions]\nurl = "{url(daemon)}"\n')
+        self.log = open(folder / "app-server.log", "wb")
+        self.process = subprocess.Popen(
+            [codex_binary(), "app-server"],
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "CODEX_HOME": str(home)}, cwd=folder,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+        )
+        self.answers = queue.Queue()
+        self.numbers = 0
+        threading.Thread(target=self._read, daemon=True).start()
+        self.ask("initialize", {"clientInfo": {"name": "test", "version": "1"}})
+        self._send({"method": "initialized"})
+
+    def _read(self):
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if "id" in message and "method" not in message:
+                self.answers.put(message)
+
+    def _send(self, message):
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def ask(self, method, params):
+        self.numbers += 1
+        self._send({"id": self.numbers, "method": method, "params": params})
+        answer = self.answers.get(timeout=60 * SLOWNESS)
+        assert answer["id"] == self.numbers and "result" in answer, answer
+        return answer["result"]
+
+    def close(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.log.close()
+
+
+@pytest.fixture
+def app_server(tmp_path, model, daemon):
+    home = tmp_path / "outer-codex"
+    write_codex_home(home, model.url)
+    (tmp_path / "outer").mkdir()
+    server = AppServer(tmp_path / "outer", home, daemon)
+    yield server
+    server.close()
+
+
+def test_codex_holds_a_conversation_through_us_over_a_restart(daemon, app_server):
+    (status,) = app_server.ask("mcpServerStatus/list", {})["data"]
+    assert status["name"] == "sessions" and {"codex", "codex-reply"} <= set(status["tools"]), status
+    outer = app_server.ask("thread/start", {"cwd": "/tmp"})["thread"]["id"]
+
+    def call(tool, arguments):
+        return app_server.ask("mcpServer/tool/call", {
+            "server": "sessions", "threadId": outer, "tool": tool, "arguments": arguments,
+        })["structuredContent"]
+
+    first = call("codex", {"prompt": "my boat is called Argo"})
+    assert first["content"].startswith("I saw 1 message")
+    port = daemon.port
+    daemon.stop()
+    daemon.args += ["--port", str(port)]
+    daemon.start()
+    second = call("codex-reply", {"prompt": "its name?", "threadId": first["threadId"]})
+    assert "my boat is called Argo" in second["content"]
+    assert second["threadId"] == first["threadId"]
+
+
+# ---- what `codex mcp-server` was ----
+
+
+def tools_of_the_old_server(folder):
+    requests = [
+        {"id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/list"},
+    ]
+    home = folder / "old-codex"
+    home.mkdir()
+    process = subprocess.Popen(
+        [codex_binary(LAST_WITH_MCP), "mcp-server"], env={"PATH": "/usr/bin:/bin", "CODEX_HOME": str(home)},
+        cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    try:
+        for request in requests:
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **request}) + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline()) if "id" in request else None
+    finally:
+        process.kill()
+        process.wait()
+    return {tool["name"]: tool for tool in answer["result"]["tools"]}
+
+
+def test_whoever_called_codex_mcp_server_can_call_us(daemon, clients, tmp_path):
+    listed = clients.run(INSPECTOR, "--cli", *stdio(daemon), "--method", "tools/list", "--format", "json")
+    ours = {tool["name"]: tool for tool in json.loads(listed.stdout)["result"]["tools"]}
+    theirs = tools_of_the_old_server(tmp_path)
+    assert set(theirs) == {"codex", "codex-reply"}
+
+    def shape(schema):
+        """Types and choices without the words."""
+        return {
+            name: (member["type"], set(member.get("enum", ()))) for name, member in schema["properties"].items()
+        }
+
+    for name, tool in theirs.items():
+        taken = shape(ours[name]["inputSchema"])
+        for argument, wanted in shape(tool["inputSchema"]).items():
+            assert taken[argument] == wanted, f"{name}: {argument}"
+        assert ours[name]["inputSchema"]["required"] == tool["inputSchema"]["required"]
+        assert shape(ours[name]["outputSchema"]) == shape(tool["outputSchema"])
+        assert set(ours[name]["outputSchema"]["required"]) == set(tool["outputSchema"]["required"])
