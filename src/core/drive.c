@@ -4,6 +4,7 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/log.h"
+#include "approval.h"
 #include "priv.h"
 
 #define GIVE_UP_MS                                                                                 \
@@ -86,9 +87,15 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
     enum cs_status rc;
 
     for (;;) {
-        int64_t wait = give_up != CS_NEVER ? give_up : turn->deadline;
+        int64_t end = give_up != CS_NEVER ? give_up : turn->deadline;
+        int64_t due = cs_approval_due(turn);
 
-        rc = cs_engine_turn_next(engine_turn, wait, &event, out_end);
+        rc = cs_engine_turn_next(engine_turn, due < end ? due : end, &event, out_end);
+        if (rc == CS_TIMEOUT && due < end) {
+            cs_err_clear(out_end);
+            cs_approval_expire(turn);
+            continue;
+        }
         if (rc == CS_TIMEOUT && give_up == CS_NEVER) {
             cs_err_clear(out_end);
             cs_registry_stop(turn, CS_STOP_TIMEOUT);
@@ -99,6 +106,8 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
             return;
         note_event(turn, &event);
         cs_event_of_engine(turn, &event);
+        if (event.type == CS_EVENT_APPROVAL)
+            cs_approval_asked(turn, &event);
         if (observe != NULL)
             observe(arg, &event);
         if (event.type == CS_EVENT_DONE) {
@@ -130,6 +139,7 @@ static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer ob
         .total_input = turn->thread_total.input,
         .total_cached = turn->thread_total.cached_input,
         .total_output = turn->thread_total.output,
+        .approvals = turn->may_ask,
     };
     struct cs_engine_turn *engine_turn = NULL;
 
@@ -137,6 +147,7 @@ static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer ob
         return;
     cs_registry_set_engine_turn(turn, engine_turn);
     pull(turn, engine_turn, observe, arg, out_end);
+    cs_approval_end(turn, stop_of(turn));
     cs_registry_set_engine_turn(turn, NULL);
     cs_engine_turn_free(engine_turn);
 }

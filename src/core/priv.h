@@ -33,6 +33,7 @@ struct cs_turn {
     enum cs_engine_kind kind; /* never CS_ENGINE_AUTO */
     bool stale;               /* Redis could not be asked for news before it began */
     bool default_model;       /* nobody asked for the model by name */
+    bool may_ask;             /* Codex may ask for approvals */
     int64_t deadline;         /* mono ms */
     int64_t begun;            /* mono ms */
     /* how to reach Codex's thread: from the session's last turn on this host */
@@ -52,7 +53,8 @@ struct cs_turn {
     bool ended;    /* its outcome is durable (or handed to the unfinished list) */
     enum cs_stop stop;
     struct cs_engine_turn *engine_turn; /* while it runs */
-    pthread_cond_t changed;             /* ended became true */
+    struct cs_approval *approvals;      /* what Codex asked, oldest first (approval.c) */
+    pthread_cond_t changed;             /* ended became true, or an approval was told */
     struct cs_turn *next_unfinished;
 };
 
@@ -129,6 +131,9 @@ CS_MUST_USE enum cs_status cs_request_cwd(const struct cs_config *config, const 
                                           char **out_path, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_request_sandbox(const struct cs_config *config, const char *sandbox,
                                               struct cs_err *err);
+/** Whether writing the file @path changes nothing outside of the folder @cwd, as links stand now,
+ * nor what Codex's sandbox protects in it: the folders of git and of agents' settings. */
+bool cs_request_inside(const char *cwd, const char *path);
 
 /* context.c */
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cs/base/uuid.h"
+#include "approval.h"
 #include "priv.h"
 
 static int compare_session(const void *a, const void *b)
@@ -34,6 +35,7 @@ void cs_turn_unref(struct cs_turn *turn)
     cs_session_fini(&turn->session);
     cs_turn_row_fini(&turn->row);
     cs_transcript_free(turn->transcript);
+    cs_approval_free(turn);
     free(turn->items);
     free(turn->prompt);
     free(turn->context);

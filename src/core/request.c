@@ -59,6 +59,41 @@ static bool lies_in_resolved(const char *path, const char *dir)
     return in;
 }
 
+/* Whether @path has one of the @count names among its components. */
+static bool has_component(const char *path, const char *const *names, size_t count)
+{
+    for (size_t len; *path != '\0'; path += len) {
+        path += strspn(path, "/");
+        len = strcspn(path, "/");
+        for (size_t i = 0; i < count; i++)
+            if (len == strlen(names[i]) && strncmp(path, names[i], len) == 0)
+                return true;
+    }
+    return false;
+}
+
+bool cs_request_inside(const char *cwd, const char *path)
+{
+    static const char *const never[] = {"..", ".git", ".codex", ".agents"};
+    char *folder, *real = NULL;
+    struct stat st;
+    bool inside = false;
+
+    if (path[0] != '/' || has_component(path, never, sizeof never / sizeof never[0]))
+        return false;
+    folder = strdup(path);
+    /* what is there of it; a link to nowhere would be followed, so it counts as outside */
+    while (folder != NULL && (real = realpath(folder, NULL)) == NULL && lstat(folder, &st) != 0 &&
+           strrchr(folder, '/') != folder)
+        *strrchr(folder, '/') = '\0';
+    if (real != NULL)
+        inside = lies_in_resolved(real, cwd) &&
+                 !has_component(real, never, sizeof never / sizeof never[0]);
+    free(real);
+    free(folder);
+    return inside;
+}
+
 /* Whether @path lies in one of the colon-separated folders of @list. */
 static bool allowed(const char *path, const char *list)
 {
@@ -150,6 +185,14 @@ static enum cs_status check_numbers(const struct cs_config *config,
     return CS_OK;
 }
 
+static enum cs_status check_approval(const char *word, struct cs_err *err)
+{
+    if (word != NULL && strcmp(word, "never") != 0 && strcmp(word, "on-request") != 0)
+        return cs_err_set(err, CS_INVALID, "invalid_approval_policy",
+                          "approvalPolicy must be never or on-request");
+    return CS_OK;
+}
+
 static enum cs_status check_engine(struct cs_core *core, const char *word, struct cs_err *err)
 {
     struct cs_engine_info info;
@@ -191,6 +234,8 @@ enum cs_status cs_request_check(struct cs_core *core, const struct cs_turn_reque
                          255, err);
     if (rc == CS_OK)
         rc = check_numbers(config, request, err);
+    if (rc == CS_OK)
+        rc = check_approval(request->approval, err);
     if (rc == CS_OK)
         rc = check_engine(core, request->engine, err);
     return rc;

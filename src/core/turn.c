@@ -4,6 +4,7 @@
 
 #include "cs/base/clock.h"
 #include "cs/base/json.h"
+#include "approval.h"
 #include "priv.h"
 #include "sync.h"
 
@@ -58,13 +59,14 @@ static enum cs_status shape_session(struct cs_turn *turn, const struct cs_turn_r
     session->sandbox = dup_first(request->sandbox, config->sandbox);
     session->title = dup_first(request->title, "");
     session->engine = dup_first(request->engine, "auto");
+    session->approval = dup_first(request->approval, "never");
     session->origin = strdup(cs_store_origin(turn->core->store));
     session->initial_prompt = dup_start(turn->prompt, turn->prompt_len, INITIAL_PROMPT_MAX);
     session->created_at = turn->row.started_at;
     session->ttl_ms = ttl * 1000;
     if (session->user == NULL || session->model == NULL || session->sandbox == NULL ||
-        session->title == NULL || session->engine == NULL || session->origin == NULL ||
-        session->initial_prompt == NULL)
+        session->title == NULL || session->engine == NULL || session->approval == NULL ||
+        session->origin == NULL || session->initial_prompt == NULL)
         return cs_err_nomem(err);
     return CS_OK;
 }
@@ -98,6 +100,9 @@ static enum cs_status choose_engine(struct cs_turn *turn, const struct cs_turn_r
     cs_engine_info(turn->core->engine, &info);
     if (turn->kind == CS_ENGINE_AUTO || (info.kinds & (1u << turn->kind)) == 0)
         turn->kind = info.kind; /* a session's driver may be gone after an upgrade of Codex */
+    if (turn->may_ask && turn->kind == CS_ENGINE_EXEC)
+        return cs_err_set(err, CS_INVALID, "approvals_unavailable",
+                          "The engine exec cannot ask for approvals: approvalPolicy must be never");
     turn->row.engine = strdup(cs_engine_kind_name(turn->kind));
     turn->row.engine_version = strdup(info.version);
     return turn->row.engine != NULL && turn->row.engine_version != NULL ? CS_OK : cs_err_nomem(err);
@@ -123,6 +128,8 @@ static enum cs_status shape_row(struct cs_turn *turn, const struct cs_turn_reque
         return cs_err_nomem(err);
     turn->default_model = request->model == NULL && strcmp(turn->session.model, config->model) == 0;
     turn->deadline = turn->begun + row->timeout_ms;
+    turn->may_ask = strcmp(request->approval != NULL ? request->approval : turn->session.approval,
+                           "on-request") == 0;
     row->usage = row->total = (struct cs_usage){-1, -1, -1};
     /* the ceiling may have been lowered since the session was made */
     rc = cs_request_sandbox(config, row->sandbox, err);
@@ -281,7 +288,8 @@ void cs_turn_view_fini(struct cs_turn_view *view)
 {
     cs_turn_row_fini(&view->row);
     free(view->response);
-    view->response = NULL;
+    free(view->approvals);
+    view->response = view->approvals = NULL;
 }
 
 /* Wait for the end of a turn that runs here, at most until @deadline. */
@@ -333,6 +341,11 @@ enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadl
     if (rc == CS_OK)
         rc = read_view(db, tid, &view, err);
     cs_store_done(core->store, db);
+    if (rc == CS_OK && view.row.status == CS_TURN_RUNNING) {
+        rc = cs_approval_list(core, tid, &view.approvals, err);
+        if (rc != CS_OK)
+            cs_turn_view_fini(&view);
+    }
     if (rc == CS_OK)
         *out_view = view;
     return rc;

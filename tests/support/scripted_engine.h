@@ -14,7 +14,7 @@
 #include "cs/base/thread.h"
 #include "cs/engine/engine.h"
 
-enum script { ANSWER, FAIL, REFUSE_MODEL, HANG, TALK };
+enum script { ANSWER, FAIL, REFUSE_MODEL, HANG, TALK, ASK };
 
 struct cs_engine {
     pthread_mutex_t mutex;
@@ -27,6 +27,14 @@ struct cs_engine {
     char model_asked[64];
     char seen[4096]; /* the transcript it was given, "role:text|" each */
     int next_turn;
+    bool may_ask;   /* of the last turn */
+    bool exec_only; /* no other way in is there */
+    /* of ASK: so many questions, "1" and up, all of this kind */
+    int asks;
+    const char *ask_kind, *ask_text;
+    bool ask_settled;  /* no answer is taken */
+    char answers[256]; /* "1+2-": what was approved and declined */
+    int answered;
 };
 
 struct cs_engine_turn {
@@ -35,7 +43,7 @@ struct cs_engine_turn {
     enum script script;
     int step;
     bool cancelled;
-    char text[64];
+    char text[64], detail[32];
 };
 
 static void copy(char *out, size_t cap, const char *text)
@@ -45,7 +53,7 @@ static void copy(char *out, size_t cap, const char *text)
 
 const char *cs_engine_kind_name(enum cs_engine_kind kind)
 {
-    return kind == CS_ENGINE_AUTO ? "auto" : "app-server";
+    return kind == CS_ENGINE_AUTO ? "auto" : kind == CS_ENGINE_EXEC ? "exec" : "app-server";
 }
 
 enum cs_status cs_engine_kind_parse(const char *word, enum cs_engine_kind *out_kind,
@@ -59,12 +67,13 @@ enum cs_status cs_engine_kind_parse(const char *word, enum cs_engine_kind *out_k
 
 void cs_engine_info(struct cs_engine *engine, struct cs_engine_info *out_info)
 {
-    (void)engine;
+    enum cs_engine_kind kind = engine->exec_only ? CS_ENGINE_EXEC : CS_ENGINE_APP_SERVER;
+
     *out_info = (struct cs_engine_info){.usable = true,
                                         .path = "",
                                         .version = "0.0.0",
-                                        .kind = CS_ENGINE_APP_SERVER,
-                                        .kinds = 1u << CS_ENGINE_APP_SERVER,
+                                        .kind = kind,
+                                        .kinds = 1u << kind,
                                         .why = ""};
 }
 
@@ -113,6 +122,7 @@ enum cs_status cs_engine_turn_start(struct cs_engine *engine,
     copy(engine->thread_asked, sizeof engine->thread_asked, request->thread_id);
     copy(engine->orphan_asked, sizeof engine->orphan_asked, request->orphan_turn);
     copy(engine->model_asked, sizeof engine->model_asked, request->model);
+    engine->may_ask = request->approvals;
     pthread_cond_broadcast(&engine->changed);
     pthread_mutex_unlock(&engine->mutex);
     *out_turn = turn;
@@ -164,18 +174,51 @@ static bool talk(struct cs_engine_turn *turn, struct cs_engine_event *event)
     }
 }
 
+/* The questions, then what was answered. */
+static bool ask_owner(struct cs_engine_turn *turn, struct cs_engine_event *event)
+{
+    struct cs_engine *engine = turn->engine;
+    int number = turn->step - 1;
+
+    if (number <= engine->asks) {
+        snprintf(turn->detail, sizeof turn->detail, "%d %s", number, engine->ask_kind);
+        event->type = CS_EVENT_APPROVAL;
+        event->text = engine->ask_text;
+        event->len = strlen(engine->ask_text);
+        event->detail = turn->detail;
+        return true;
+    }
+    if (number == engine->asks + 1)
+        event_text(turn, event, CS_EVENT_MESSAGE, engine->answers);
+    return number == engine->asks + 1;
+}
+
 static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event)
 {
     if (turn->script == TALK && talk(turn, event))
+        return;
+    if (turn->script == ASK && ask_owner(turn, event))
         return;
     if (turn->script == FAIL)
         event_end(event, CS_UPSTREAM, "codex_error");
     else if (turn->script == REFUSE_MODEL && turn->request.model != NULL)
         event_end(event, CS_UPSTREAM, "model_not_found");
-    else if (turn->step == 2 && turn->script != TALK)
+    else if (turn->step == 2 && turn->script != TALK && turn->script != ASK)
         event_text(turn, event, CS_EVENT_MESSAGE, "the answer");
     else
         event_end(event, CS_OK, NULL);
+}
+
+/* Whether Codex has nothing to say, with the mutex. */
+static bool waits(const struct cs_engine_turn *turn)
+{
+    const struct cs_engine *engine = turn->engine;
+
+    if (turn->cancelled)
+        return false;
+    if (turn->script == ASK)
+        return turn->step == engine->asks + 2 && engine->answered < engine->asks;
+    return turn->script == HANG && turn->step >= 2;
 }
 
 enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline,
@@ -186,7 +229,7 @@ enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline
     char id[32];
 
     pthread_mutex_lock(&engine->mutex);
-    while (turn->script == HANG && turn->step >= 2 && !turn->cancelled)
+    while (waits(turn))
         if (!cs_cond_wait(&engine->changed, &engine->mutex, deadline)) {
             pthread_mutex_unlock(&engine->mutex);
             return cs_err_set(err, CS_TIMEOUT, NULL, "nothing yet");
@@ -208,6 +251,25 @@ enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline
     pthread_mutex_unlock(&engine->mutex);
     *out_event = event;
     return CS_OK;
+}
+
+enum cs_status cs_engine_turn_answer(struct cs_engine_turn *turn, const char *id, bool approve,
+                                     struct cs_err *err)
+{
+    struct cs_engine *engine = turn->engine;
+    size_t len;
+    bool taken;
+
+    pthread_mutex_lock(&engine->mutex);
+    len = strlen(engine->answers);
+    taken = !engine->ask_settled;
+    if (taken)
+        snprintf(engine->answers + len, sizeof engine->answers - len, "%s%c", id,
+                 approve ? '+' : '-');
+    engine->answered++;
+    pthread_cond_broadcast(&engine->changed);
+    pthread_mutex_unlock(&engine->mutex);
+    return taken ? CS_OK : cs_err_set(err, CS_NOT_FOUND, "approval_not_found", "not asked");
 }
 
 void cs_engine_turn_cancel(struct cs_engine_turn *turn)

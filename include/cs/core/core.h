@@ -60,7 +60,8 @@ struct cs_turn_request {
     const char *context; /* rendered to text already */
     size_t context_len;
     const char *model, *sandbox, *user, *cwd, *title, *engine;
-    const char *approval; /* "never" or "on-request"; NULL: the session's, for a new one "never" */
+    const char *approval; /* "never" or "on-request"; NULL: the session's, for a new one "never".
+                             Of a continued one it holds for this turn alone */
     int64_t timeout_ms;   /* 0: the setting */
     int64_t ttl_seconds;  /* -1: the setting; 0: never expires */
     const char *idempotency_key;
@@ -74,6 +75,8 @@ struct cs_turn_view {
     char *response; /* the answer; NULL unless completed */
     size_t response_len;
 };
+    char *approvals; /* what Codex asks and nobody answered yet, as a JSON array of approvalId, kind,
+                        request and expiresAt; NULL: nothing */
 void cs_turn_view_fini(struct cs_turn_view *view);
 /** Append the members "response" and "metadata" of a completed turn: what every way out of the
  * daemon says of it. @stale: Redis could not be asked before it. */
@@ -135,7 +138,7 @@ bool cs_turn_cancel(struct cs_core *core, const char *tid);
 /** Answer what a running turn of this host asks (approval.requested): @approve or decline it, in
  * the name of @by (a word for the event: "rest", "websocket", "mcp"). CS_NOT_FOUND turn_not_found
  * or "approval_not_found"; CS_CONFLICT, code "approval_answered", when it was answered or timed
- * out. */
+ * out; CS_DENIED, code "sandbox_above_ceiling", for more than the operator allows now. */
 CS_MUST_USE enum cs_status cs_turn_approve(struct cs_core *core, const char *tid,
                                            const char *approval_id, bool approve, const char *by,
                                            struct cs_err *err);

@@ -135,6 +135,49 @@ static void sandbox_above_the_ceiling_is_denied(void **state)
     assert_int_equal(cs_request_sandbox(&f->config, "", NULL), CS_INVALID);
 }
 
+static bool inside(const struct fixture *f, const char *name)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/%s", f->work, name);
+    return cs_request_inside(f->work, path);
+}
+
+static void a_file_is_inside_when_no_link_leads_out(void **state)
+{
+    struct fixture *f = *state;
+    char nowhere[128], real[128];
+
+    snprintf(nowhere, sizeof nowhere, "%s/nowhere", f->work);
+    snprintf(real, sizeof real, "%s/real", f->work);
+    assert_int_equal(symlink("/no/such/place", nowhere), 0);
+    assert_int_equal(mkdir(real, 0700), 0);
+    assert_true(inside(f, "a.txt"));
+    assert_true(inside(f, "real/b/c.txt"));
+    assert_true(inside(f, "new//folder/a.txt"));
+    assert_true(inside(f, ".github/a.yml"));
+    assert_false(inside(f, "link/a.txt")); /* to the data folder */
+    assert_false(inside(f, "link"));
+    assert_false(inside(f, "nowhere"));
+    assert_false(inside(f, "nowhere/a.txt"));
+    assert_false(inside(f, "../work/a.txt"));
+    assert_false(inside(f, "real/../a.txt"));
+    assert_false(inside(f, ".git/hooks/post-commit"));
+    assert_false(inside(f, "real/.git"));
+    assert_false(inside(f, ".codex/config.toml"));
+    assert_false(inside(f, ".agents/x"));
+    assert_false(cs_request_inside(f->work, "a.txt"));
+    assert_false(cs_request_inside(f->work, ""));
+    assert_false(cs_request_inside(f->work, "/"));
+    assert_false(cs_request_inside(f->work, "/etc/passwd"));
+    assert_false(cs_request_inside(f->work, "/no/such/folder/a.txt"));
+    snprintf(nowhere, sizeof nowhere, "%s2/a.txt", f->work);
+    assert_false(cs_request_inside(f->work, nowhere));
+    assert_int_equal(rmdir(real), 0);
+    snprintf(nowhere, sizeof nowhere, "%s/nowhere", f->work);
+    assert_int_equal(unlink(nowhere), 0);
+}
+
 static void outcomes_have_their_status_class(void **state)
 {
     struct cs_turn_row row = {.status = CS_TURN_COMPLETED, .error_code = own("")};
@@ -159,6 +202,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cwd_is_neither_root_nor_the_data_folder, setup, teardown),
         cmocka_unit_test_setup_teardown(cwd_lies_in_an_allowed_folder, setup, teardown),
         cmocka_unit_test_setup_teardown(sandbox_above_the_ceiling_is_denied, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_file_is_inside_when_no_link_leads_out, setup, teardown),
         cmocka_unit_test(outcomes_have_their_status_class),
     };
 

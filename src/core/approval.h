@@ -1,0 +1,25 @@
+/* core/approval, for the rest of core: what Codex asks in a turn.
+ *
+ * Layer: core, private. The first four are for the thread that drives the turn.
+ */
+#ifndef CS_CORE_APPROVAL_H
+#define CS_CORE_APPROVAL_H
+
+#include "priv.h"
+
+/** Offer what Codex asks, or decline it at once when it is above the operator's ceiling. */
+void cs_approval_asked(struct cs_turn *turn, const struct cs_engine_event *event);
+/** Mono ms at which the next open one is too late; CS_NEVER. */
+int64_t cs_approval_due(struct cs_turn *turn);
+/** Decline those. */
+void cs_approval_expire(struct cs_turn *turn);
+/** The engine's turn is over: close what is open. */
+void cs_approval_end(struct cs_turn *turn, enum cs_stop stop);
+/** With the last reference to the turn. */
+void cs_approval_free(struct cs_turn *turn);
+
+/** The open ones of a turn as a JSON array, for free(); *out_json stays as it is for none. */
+CS_MUST_USE enum cs_status cs_approval_list(struct cs_core *core, const char *tid, char **out_json,
+                                            struct cs_err *err);
+
+#endif

@@ -1,0 +1,510 @@
+/* What Codex asks is offered, answered once, and never beyond what the operator allows. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/json.h"
+#include "cs/base/log.h"
+#include "cs/core/core.h"
+#include "cs/core/events.h"
+#include "priv.h"
+#include "scripted_engine.h"
+
+#define SOON    (cs_mono_ms() + 10000)
+#define RIVALS  8
+#define COMMAND "{\"command\":\"make\"}"
+
+/* ---- fixture ---- */
+
+struct fixture {
+    char dir[64], data[96];
+    struct cs_config config;
+    struct cs_store *store;
+    struct cs_engine engine;
+    struct cs_core *core;
+    struct cs_feed *feed;
+    char tid[CS_UUID_MAX], sid[CS_UUID_MAX]; /* of the last turn */
+    char id[32];                             /* of the last approval */
+    char data_of_event[2048];                /* of the last event */
+};
+
+/* Settings as the flags say, in @config. */
+static void load_config(const struct fixture *f, const char *flag, struct cs_config *config)
+{
+    char data_flag[128], cwd_flag[96], more[96];
+    char *argv[] = {data_flag, cwd_flag, more, NULL};
+    char *envp[] = {NULL};
+    struct cs_err err = {0};
+
+    snprintf(data_flag, sizeof data_flag, "--data-dir=%s", f->data);
+    snprintf(cwd_flag, sizeof cwd_flag, "--cwd=%s", f->dir);
+    snprintf(more, sizeof more, "%s", flag);
+    if (cs_config_load(config, 3, argv, envp, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+}
+
+static void reload(struct fixture *f, const char *flag)
+{
+    struct cs_config fresh = {0};
+
+    load_config(f, flag, &fresh);
+    assert_int_equal(cs_core_reload(f->core, &fresh, NULL, NULL), CS_OK);
+    cs_config_fini(&fresh);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    struct cs_store_options options = {.host = "here"};
+    struct cs_store_opened opened;
+    struct cs_core_parts parts;
+    struct cs_err err = {0};
+
+    assert_non_null(f);
+    snprintf(f->dir, sizeof f->dir, "/tmp/cs-approval-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    snprintf(f->data, sizeof f->data, "%s/data", f->dir);
+    assert_int_equal(mkdir(f->data, 0700), 0);
+    load_config(f, "--sandbox-ceiling=danger-full-access", &f->config);
+    scripted_engine_init(&f->engine);
+    cs_log_set_level(CS_LOG_ERROR);
+    options.dir = f->data;
+    if (cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
+    assert_int_equal(cs_core_new(&parts, &f->core, &err), CS_OK);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    char command[128];
+
+    cs_feed_close(f->feed);
+    assert_true(cs_core_drain(f->core, SOON));
+    cs_core_free(f->core);
+    cs_store_close(f->store);
+    cs_config_fini(&f->config);
+    snprintf(command, sizeof command, "rm -rf %s", f->dir);
+    assert_int_equal(system(command), 0); // NOLINT
+    free(f);
+    return 0;
+}
+
+static struct cs_turn_request ask(const char *prompt)
+{
+    return (struct cs_turn_request){.prompt = prompt,
+                                    .prompt_len = strlen(prompt),
+                                    .ttl_seconds = -1,
+                                    .timeout_ms = 60000,
+                                    .approval = "on-request"};
+}
+
+/* Begin a turn in which Codex asks @count times, and listen to it. */
+static void begin(struct fixture *f, const struct cs_turn_request *request, int count,
+                  const char *kind, const char *text)
+{
+    struct cs_feed_filter filter = {.turn = f->tid, .after = -1};
+    struct cs_turn *turn = NULL;
+    struct cs_err err = {0};
+
+    pthread_mutex_lock(&f->engine.mutex);
+    f->engine.script = ASK;
+    f->engine.asks = count;
+    f->engine.ask_kind = kind;
+    f->engine.ask_text = text;
+    f->engine.answered = 0;
+    f->engine.answers[0] = '\0';
+    pthread_mutex_unlock(&f->engine.mutex);
+    if (cs_turn_begin(f->core, request, &turn, f->tid, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    snprintf(f->sid, sizeof f->sid, "%s", cs_turn_sid(turn));
+    cs_feed_close(f->feed);
+    assert_int_equal(cs_feed_open(f->core, &filter, &f->feed, &err), CS_OK);
+    assert_int_equal(cs_turn_detach(turn, &err), CS_OK);
+}
+
+/* The next event but turn.started: its name; its data and approval are kept. */
+static const char *next_event(struct fixture *f)
+{
+    struct cs_event event;
+    struct cs_json *json = NULL;
+    const char *id;
+
+    do {
+        if (cs_feed_next(f->feed, SOON, &event, NULL) != CS_OK)
+            fail_msg("no event");
+    } while (strcmp(event.name, "turn.started") == 0);
+    snprintf(f->data_of_event, sizeof f->data_of_event, "%s", event.data);
+    assert_int_equal(cs_json_parse(event.data, event.len, event.len, &json, NULL), CS_OK);
+    assert_string_equal(cs_json_get_string(json, "turnId"), f->tid);
+    id = cs_json_get_string(json, "approvalId");
+    if (id != NULL)
+        snprintf(f->id, sizeof f->id, "%s", id);
+    cs_json_free(json);
+    return event.name;
+}
+
+static void expect_event(struct fixture *f, const char *name, const char *part)
+{
+    assert_string_equal(next_event(f), name);
+    if (strstr(f->data_of_event, part) == NULL)
+        fail_msg("no %s in %s", part, f->data_of_event);
+}
+
+static void expect_answer(struct fixture *f, const char *id, bool approve, enum cs_status status,
+                          const char *code)
+{
+    struct cs_err err = {0};
+
+    assert_int_equal(cs_turn_approve(f->core, f->tid, id, approve, "rest", &err), status);
+    if (code != NULL)
+        assert_string_equal(err.code, code);
+}
+
+/* What is open in the turn; for free(). */
+static char *open_ones(struct fixture *f)
+{
+    struct cs_turn_view view;
+    char *list;
+
+    assert_int_equal(cs_turn_view(f->core, f->tid, 0, &view, NULL), CS_OK);
+    list = view.approvals;
+    view.approvals = NULL;
+    cs_turn_view_fini(&view);
+    return list;
+}
+
+static char *patch_of(const struct fixture *f, const char *name, const char *more)
+{
+    static char text[512];
+
+    snprintf(text, sizeof text,
+             "{\"changes\":[{\"path\":\"%s/in.txt\",\"kind\":{\"type\":\"add\"}},"
+             "{\"path\":\"%s/%s\",\"kind\":{\"type\":\"add\"}}]%s}",
+             f->dir, f->dir, name, more);
+    return text;
+}
+
+/* ---- tests ---- */
+
+static void each_question_is_told_and_answered_once(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct cs_err err = {0};
+    char first[32], *list;
+
+    begin(f, &request, 2, "command", COMMAND);
+    expect_event(f, "approval.requested",
+                 "\"approvalId\":\"1\",\"kind\":\"command\",\"request\":" COMMAND
+                 ",\"expiresAt\":\"20");
+    memcpy(first, f->id, sizeof first);
+    expect_event(f, "approval.requested", "\"approvalId\":\"2\"");
+    list = open_ones(f);
+    assert_non_null(
+        strstr(list, "[{\"approvalId\":\"1\",\"kind\":\"command\",\"request\":" COMMAND));
+    assert_non_null(strstr(list, ",{\"approvalId\":\"2\""));
+    free(list);
+
+    expect_answer(f, first, true, CS_OK, NULL);
+    expect_event(f, "approval.resolved",
+                 "\"approvalId\":\"1\",\"decision\":\"approve\",\"by\":\"rest\"}");
+    expect_answer(f, first, false, CS_CONFLICT, "approval_answered");
+    expect_answer(f, "3", true, CS_NOT_FOUND, "approval_not_found");
+    expect_answer(f, "", true, CS_NOT_FOUND, "approval_not_found");
+    assert_int_equal(cs_turn_approve(f->core, f->sid, first, true, "rest", &err), CS_NOT_FOUND);
+    assert_string_equal(err.code, "turn_not_found");
+    list = open_ones(f);
+    assert_null(strstr(list, "\"approvalId\":\"1\""));
+    free(list);
+
+    expect_answer(f, "2", false, CS_OK, NULL);
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"rest\"}");
+    expect_event(f, "turn.completed", "\"response\":\"1+2-\"");
+    assert_null(open_ones(f));
+    expect_answer(f, "2", true, CS_NOT_FOUND, "approval_not_found");
+}
+
+static void a_question_without_an_answer_is_declined_in_time(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+    int64_t start = cs_mono_ms();
+
+    request.sandbox = "read-only";
+    reload(f, "--approval-timeout-ms=1000");
+    begin(f, &request, 2, "patch", patch_of(f, "b.txt", ""));
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_event(f, "approval.requested", "\"approvalId\":\"2\"");
+    expect_event(f, "approval.resolved", "\"1\",\"decision\":\"decline\",\"by\":\"timeout\"}");
+    assert_in_range(cs_mono_ms() - start, 1000, 8000);
+    expect_event(f, "approval.resolved", "\"2\",\"decision\":\"decline\",\"by\":\"timeout\"}");
+    expect_event(f, "turn.completed", "\"response\":\"1-2-\"");
+}
+
+static void a_turn_ends_in_time_with_what_is_open(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+
+    request.timeout_ms = 1000;
+    begin(f, &request, 1, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"timeout\"}");
+    expect_event(f, "turn.failed", "\"execution_timeout\"");
+}
+
+static void a_cancel_closes_what_is_open(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+    char tid[CS_UUID_MAX];
+
+    begin(f, &request, 1, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    assert_int_equal(cs_session_cancel(f->core, f->sid, tid, NULL), CS_OK);
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"cancel\"}");
+    expect_event(f, "turn.failed", "\"turn_cancelled\"");
+}
+
+static void a_stop_of_the_daemon_closes_what_is_open(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+
+    begin(f, &request, 1, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    assert_true(cs_core_drain(f->core, SOON));
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"shutdown\"}");
+    expect_event(f, "turn.failed", "\"turn_interrupted\"");
+}
+
+/* What becomes of one question in a turn with @sandbox: whether it was offered. */
+static bool offered(struct fixture *f, const char *sandbox, const char *kind, const char *text)
+{
+    struct cs_turn_request request = ask("do it");
+    bool is_offered;
+
+    request.sandbox = sandbox;
+    begin(f, &request, 1, kind, text);
+    is_offered = strcmp(next_event(f), "approval.requested") == 0;
+    if (is_offered)
+        expect_answer(f, f->id, false, CS_OK, NULL);
+    else
+        assert_non_null(strstr(f->data_of_event, "\"decision\":\"decline\",\"by\":\"ceiling\"}"));
+    while (strcmp(next_event(f), "turn.completed") != 0)
+        continue;
+    assert_non_null(strstr(f->data_of_event, "\"response\":\"1-\""));
+    return is_offered;
+}
+
+static void nothing_above_the_ceiling_is_offered(void **state)
+{
+    struct fixture *f = *state;
+    char moved[256];
+
+    assert_true(offered(f, "read-only", "command", COMMAND));
+    assert_true(offered(f, "danger-full-access", "permission", "{}"));
+    assert_true(offered(f, "workspace-write", "patch", patch_of(f, "../out.txt", "")));
+
+    reload(f, "--sandbox-ceiling=workspace-write");
+    assert_false(offered(f, "read-only", "command", COMMAND));
+    assert_false(offered(f, "workspace-write", "command", COMMAND));
+    assert_false(offered(f, "read-only", "permission", "{}"));
+    assert_false(offered(f, "read-only", "something", "{}"));
+    assert_true(offered(f, "read-only", "patch", patch_of(f, "b.txt", "")));
+    assert_false(offered(f, "workspace-write", "patch", patch_of(f, "b.txt", "")));
+    assert_false(offered(f, "read-only", "patch", patch_of(f, "../b.txt", "")));
+    assert_false(offered(f, "read-only", "patch", patch_of(f, "b.txt", ",\"grantRoot\":\"/\"")));
+    assert_false(offered(f, "read-only", "patch", "{\"changes\":[]}"));
+    assert_false(offered(f, "read-only", "patch", "{\"reason\":\"no changes known\"}"));
+    assert_false(offered(f, "read-only", "patch", "{\"changes\":[{}]}"));
+    snprintf(
+        moved, sizeof moved,
+        "{\"changes\":[{\"path\":\"%s/a\",\"kind\":{\"type\":\"update\",\"move_path\":null}}]}",
+        f->dir);
+    assert_true(offered(f, "read-only", "patch", moved));
+    snprintf(
+        moved, sizeof moved,
+        "{\"changes\":[{\"path\":\"%s/a\",\"kind\":{\"type\":\"update\",\"move_path\":\"/b\"}}]}",
+        f->dir);
+    assert_false(offered(f, "read-only", "patch", moved));
+
+    reload(f, "--sandbox-ceiling=read-only");
+    assert_false(offered(f, "read-only", "command", COMMAND));
+    assert_false(offered(f, "read-only", "patch", patch_of(f, "b.txt", "")));
+}
+
+static void a_lowered_ceiling_holds_for_what_is_open(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+
+    begin(f, &request, 1, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    reload(f, "--sandbox-ceiling=workspace-write");
+    expect_answer(f, "1", true, CS_DENIED, "sandbox_above_ceiling");
+    expect_answer(f, "1", false, CS_OK, NULL);
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"rest\"}");
+    expect_event(f, "turn.completed", "\"response\":\"1-\"");
+}
+
+static void what_codex_does_not_ask_any_more_cannot_be_answered(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+
+    f->engine.ask_settled = true;
+    begin(f, &request, 1, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_answer(f, "1", true, CS_CONFLICT, "approval_answered");
+    expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"codex\"}");
+    expect_event(f, "turn.completed", "\"response\":\"\"");
+}
+
+struct rival {
+    pthread_t thread;
+    struct fixture *f;
+    bool approve;
+    enum cs_status status;
+};
+
+static void *answer_too(void *arg)
+{
+    struct rival *rival = arg;
+
+    rival->status =
+        cs_turn_approve(rival->f->core, rival->f->tid, "1", rival->approve, "rest", NULL);
+    return NULL;
+}
+
+static void of_many_answers_one_holds(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct rival rivals[RIVALS];
+    int won = -1;
+
+    begin(f, &request, 2, "command", COMMAND); /* the second keeps the turn going */
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    for (int i = 0; i < RIVALS; i++) {
+        rivals[i] = (struct rival){.f = f, .approve = i % 2 == 0};
+        assert_int_equal(pthread_create(&rivals[i].thread, NULL, answer_too, &rivals[i]), 0);
+    }
+    for (int i = 0; i < RIVALS; i++) {
+        pthread_join(rivals[i].thread, NULL);
+        assert_true(rivals[i].status == CS_OK || rivals[i].status == CS_CONFLICT);
+        if (rivals[i].status == CS_OK) {
+            assert_int_equal(won, -1);
+            won = i;
+        }
+    }
+    assert_true(won >= 0);
+    while (strstr(f->data_of_event, "\"approvalId\":\"2\"") == NULL)
+        (void)next_event(f);
+    expect_answer(f, "2", true, CS_OK, NULL);
+    while (strcmp(next_event(f), "turn.completed") != 0)
+        continue;
+    assert_non_null(strstr(f->data_of_event, rivals[won].approve ? "\"1+2+\"" : "\"1-2+\""));
+}
+
+/* Run a turn to its end: whether Codex was told that it may ask. */
+static bool may_ask(struct fixture *f, const char *identifier, const char *approval)
+{
+    struct cs_turn_request request = ask("say it");
+    struct cs_turn *turn = NULL;
+    struct cs_err err = {0};
+
+    f->engine.script = ANSWER;
+    request.approval = approval;
+    request.continued = identifier != NULL;
+    request.identifier = identifier;
+    if (cs_turn_begin(f->core, &request, &turn, f->tid, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    snprintf(f->sid, sizeof f->sid, "%s", cs_turn_sid(turn));
+    assert_int_equal(cs_turn_run(turn, NULL, NULL, &err), CS_OK);
+    return f->engine.may_ask;
+}
+
+static void the_policy_is_the_sessions_and_for_a_turn_that_of_its_request(void **state)
+{
+    struct fixture *f = *state;
+    char sid[CS_UUID_MAX];
+
+    assert_false(may_ask(f, NULL, NULL));
+    assert_false(may_ask(f, f->sid, NULL));
+    assert_true(may_ask(f, f->sid, "on-request"));
+    assert_false(may_ask(f, f->sid, NULL));
+    assert_true(may_ask(f, NULL, "on-request"));
+    memcpy(sid, f->sid, sizeof sid);
+    assert_true(may_ask(f, sid, NULL));
+    assert_false(may_ask(f, sid, "never"));
+    assert_true(may_ask(f, sid, NULL));
+}
+
+static void expect_refused(struct fixture *f, const struct cs_turn_request *request,
+                           const char *code)
+{
+    struct cs_turn *turn = NULL;
+    struct cs_err err = {0};
+
+    assert_int_equal(cs_turn_begin(f->core, request, &turn, f->tid, &err), CS_INVALID);
+    assert_string_equal(err.code, code);
+    assert_int_equal(f->engine.starts, 0);
+}
+
+static void bad_policies_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const words[] = {"", "always", "untrusted", "On-request"};
+
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        struct cs_turn_request request = ask("do it");
+
+        request.approval = words[i];
+        expect_refused(f, &request, "invalid_approval_policy");
+    }
+}
+
+static void exec_cannot_ask(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+
+    f->engine.exec_only = true;
+    expect_refused(f, &request, "approvals_unavailable");
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(each_question_is_told_and_answered_once),
+        CASE(a_question_without_an_answer_is_declined_in_time),
+        CASE(a_turn_ends_in_time_with_what_is_open),
+        CASE(a_cancel_closes_what_is_open),
+        CASE(a_stop_of_the_daemon_closes_what_is_open),
+        CASE(nothing_above_the_ceiling_is_offered),
+        CASE(a_lowered_ceiling_holds_for_what_is_open),
+        CASE(what_codex_does_not_ask_any_more_cannot_be_answered),
+        CASE(of_many_answers_one_holds),
+        CASE(the_policy_is_the_sessions_and_for_a_turn_that_of_its_request),
+        CASE(bad_policies_are_refused),
+        CASE(exec_cannot_ask),
+    };
+
+    return cmocka_run_group_tests_name("approval", tests, NULL, NULL);
+}
