@@ -82,6 +82,35 @@ enum cs_status cs_core_sessions(struct cs_core *core, const struct cs_session_fi
     return rc;
 }
 
+bool cs_core_busy(struct cs_core *core, const char *sid)
+{
+    return cs_registry_busy(core, sid);
+}
+
+enum cs_status cs_core_search(struct cs_core *core, const struct cs_search *search,
+                              struct cs_findings *out_findings, struct cs_err *err)
+{
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_search(db, search, out_findings, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
+enum cs_status cs_core_turns(struct cs_core *core, int64_t before, struct cs_turn_row *out_turns,
+                             size_t max, size_t *out_count, struct cs_err *err)
+{
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_turn_list(db, before, out_turns, max, out_count, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
 enum cs_status cs_session_cancel(struct cs_core *core, const char *identifier,
                                  char out_tid[CS_UUID_MAX], struct cs_err *err)
 {

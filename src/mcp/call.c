@@ -133,6 +133,33 @@ enum cs_status cs_mcp_refuse_capability(struct cs_mcp_call *call, const char *ca
                          "This needs a client with the capability %s", capability);
 }
 
+/* ---- cursors ---- */
+
+#define CURSOR_MAX 24 /* with its NUL */
+
+enum cs_status cs_cursor_read(struct cs_mcp_call *call, const char *text, int64_t *out_id,
+                              struct cs_err *err)
+{
+    if (text == NULL)
+        return CS_OK;
+    if (text[0] != '\0' && strlen(text) <= 16 && text[strspn(text, "0123456789abcdef")] == '\0') {
+        *out_id = strtoll(text, NULL, 16);
+        if (*out_id > 0)
+            return CS_OK;
+    }
+    return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
+                         "The cursor is not one that was handed out");
+}
+
+void cs_cursor_write(struct cs_jsonw *w, int64_t id)
+{
+    char text[CURSOR_MAX];
+
+    snprintf(text, sizeof text, "%llx", (unsigned long long)id);
+    if (id != 0)
+        cs_jsonw_string(w, "nextCursor", text);
+}
+
 /* ---- on the way ---- */
 
 void cs_call_send(struct cs_mcp_call *call, const char *event, const struct cs_buf *message)

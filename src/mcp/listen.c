@@ -102,15 +102,7 @@ void cs_call_prime(struct cs_mcp_call *call, const char *tid)
 
 static enum cs_status answer_turn(struct cs_mcp_call *call, struct cs_err *err)
 {
-    const struct cs_mcp_stream *stream = call->stream;
-    enum cs_status rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
-
-    if (rc != CS_OK)
-        return rc;
-    rc = cs_turn_answer(call, call->resumed, err);
-    if (stream->leave != NULL)
-        stream->leave(stream->arg);
-    return rc;
+    return cs_turn_answer_waiting(call, call->resumed, err);
 }
 
 /* Answer what the broken stream was to answer. A session of an earlier start of the daemon has
@@ -347,8 +339,11 @@ static void serve_session(struct cs_mcp_call *call)
         cs_call_deny(call, 503, err.msg);
         return;
     }
+    cs_call_bind(call, NULL, listener.feed);
     pthread_mutex_lock(&mcp->mutex);
-    call->session->listener = call; /* an older one ends: the client has come anew */
+    if (call->session->listener != NULL) /* the client has come anew */
+        cs_feed_wake(call->session->listener->feed);
+    call->session->listener = call;
     pthread_mutex_unlock(&mcp->mutex);
     if (cs_call_beat(call))
         listen(&listener);
@@ -356,6 +351,7 @@ static void serve_session(struct cs_mcp_call *call)
     if (call->session->listener == call)
         call->session->listener = NULL;
     pthread_mutex_unlock(&mcp->mutex);
+    cs_call_bind(call, NULL, NULL);
     close_stream(&listener);
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "priv.h"
+#include "turn.h"
 
 static const struct cs_method methods[] = {
     {"initialize", cs_mcp_initialize, CS_METHOD_SESSION, NULL, NULL},
@@ -11,6 +12,10 @@ static const struct cs_method methods[] = {
     {"logging/setLevel", cs_mcp_set_level, CS_METHOD_SESSION, NULL, NULL},
     {"server/discover", cs_mcp_discover, CS_METHOD_STATELESS | CS_METHOD_CACHED, NULL, NULL},
     {"subscriptions/listen", cs_mcp_subscriptions, CS_METHOD_STATELESS, NULL, NULL},
+    {"tasks/get", cs_mcp_tasks_get, CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/result", cs_mcp_tasks_result, CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/cancel", cs_mcp_tasks_cancel, CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/list", cs_mcp_tasks_list, CS_METHOD_TASKS, NULL, NULL},
     {"tools/list", cs_mcp_tools_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "tools", NULL},
     {"tools/call", cs_mcp_tools_call, CS_METHOD_BOTH, "tools", "name"},
     {"resources/list", cs_mcp_resources_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "resources", NULL},
@@ -37,6 +42,8 @@ const struct cs_method *cs_method_find(const char *name)
 
 bool cs_method_offered(const struct cs_mcp_call *call, const struct cs_method *method)
 {
+    if ((method->flags & CS_METHOD_TASKS) == CS_METHOD_TASKS)
+        return call->mcp->tasks && call->revision == CS_REVISION_2025_11_25;
     return method->capability == NULL ||
            cs_json_get(call->mcp->capabilities, method->capability) != NULL;
 }
@@ -260,6 +267,8 @@ enum cs_status cs_mcp_tools_call(struct cs_mcp_call *call, struct cs_err *err)
                              call->name);
     if (args != NULL && cs_json_type(args) != CS_JSON_OBJECT)
         return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err, "arguments must be an object");
+    if (cs_task_wanted(call) && !handler->task)
+        return cs_mcp_refuse(call, CS_RPC_NO_METHOD, NULL, err, "This tool cannot be a task");
     rc = cs_schema_check(cs_json_get(tool, "inputSchema"), args, &why);
     if (rc == CS_OK)
         rc = handler->handler(call, &why);

@@ -134,6 +134,7 @@ struct cs_mcp_call {
     int64_t progress;          /* last told; -1: none */
     struct cs_jsonw w;         /* in answer->json */
     char resumed[CS_UUID_MAX]; /* turn whose broken stream goes on here; "" */
+    bool watches;              /* the turn is not its own: it goes on when this is cancelled */
     bool typed;                /* the handler wrote resultType */
     bool meta;                 /* and _meta */
     bool silent;               /* the client is gone or has cancelled: no answer */
@@ -179,6 +180,11 @@ void cs_call_send(struct cs_mcp_call *call, const char *event, const struct cs_b
 void cs_call_prime(struct cs_mcp_call *call, const char *tid);
 /** Look whether the call goes on: false when it was cancelled, or the client is gone. */
 bool cs_call_beat(struct cs_mcp_call *call);
+/** A cursor is the number of the row to go on behind; nobody's business but ours. */
+CS_MUST_USE enum cs_status cs_cursor_read(struct cs_mcp_call *call, const char *text,
+                                          int64_t *out_id, struct cs_err *err);
+/** Write "nextCursor" unless @id is 0. */
+void cs_cursor_write(struct cs_jsonw *w, int64_t id);
 /** The severity of a level's name; -1: none such. */
 int cs_log_severity(const char *level);
 
@@ -196,6 +202,7 @@ enum {
     CS_METHOD_SESSION = 1,   /* with sessions */
     CS_METHOD_STATELESS = 2, /* without */
     CS_METHOD_BOTH = 3,
+    CS_METHOD_TASKS = 9,  /* with sessions, where tasks are part of the revision */
     CS_METHOD_CACHED = 4, /* its result tells how long it holds */
 };
 struct cs_method {
@@ -237,6 +244,10 @@ enum cs_status cs_mcp_subscribe(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_unsubscribe(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_prompts_list(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_prompts_get(struct cs_mcp_call *call, struct cs_err *err);
+enum cs_status cs_mcp_tasks_get(struct cs_mcp_call *call, struct cs_err *err); /* tasks.c */
+enum cs_status cs_mcp_tasks_result(struct cs_mcp_call *call, struct cs_err *err);
+enum cs_status cs_mcp_tasks_cancel(struct cs_mcp_call *call, struct cs_err *err);
+enum cs_status cs_mcp_tasks_list(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_subscriptions(struct cs_mcp_call *call, struct cs_err *err); /* listen.c */
 enum cs_status cs_mcp_complete(struct cs_mcp_call *call, struct cs_err *err);
 /** Write member "serverInfo" (in _meta by its long name). */

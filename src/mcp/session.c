@@ -36,6 +36,8 @@ static void remove_at(struct cs_mcp *mcp, struct cs_mcp_session **place)
     *place = session->next;
     mcp->session_count--;
     session->ended = true;
+    if (session->listener != NULL)
+        cs_feed_wake(session->listener->feed);
     pthread_cond_broadcast(&mcp->changed);
     unref(session);
 }

@@ -10,8 +10,9 @@
 #include "cs/base/clock.h"
 #include "cs/core/events.h"
 
-#define NEWS_MS 10000 /* without other news the client is told so often that the turn still runs   \
-                       */
+#define NEWS_MS                                                                                    \
+    10000 /* without other news the client is told so often that the turn still runs               \
+           */
 
 /* ---- the result ---- */
 
@@ -144,7 +145,7 @@ enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct 
     struct cs_turn_view view;
     enum cs_status rc;
 
-    cs_call_bind(call, tid, feed);
+    cs_call_bind(call, call->watches ? NULL : tid, feed);
     cs_call_prime(call, tid);
     rc = await(call, tid, feed, &view, err);
     cs_call_bind(call, NULL, NULL);
@@ -158,25 +159,48 @@ enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct 
     return CS_OK;
 }
 
+enum cs_status cs_turn_answer_waiting(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+{
+    const struct cs_mcp_stream *stream = call->stream;
+    enum cs_status rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
+
+    if (rc != CS_OK)
+        return rc;
+    rc = cs_turn_answer(call, tid, err);
+    if (stream->leave != NULL)
+        stream->leave(stream->arg);
+    return rc;
+}
+
 /* ---- the call ---- */
+
+static enum cs_status begin(struct cs_mcp_call *call, const struct cs_turn_request *request,
+                            char out_tid[CS_UUID_MAX], struct cs_err *err)
+{
+    struct cs_turn *turn = NULL;
+    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, out_tid, err);
+
+    return rc == CS_OK ? cs_turn_detach(turn, err) : rc;
+}
 
 enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                             struct cs_err *err)
 {
     const struct cs_mcp_stream *stream = call->stream;
-    struct cs_turn *turn = NULL;
     char tid[CS_UUID_MAX];
     enum cs_status rc;
 
     /* Clients of tools name no time-out: they cancel. */
     request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
     request->ttl_seconds = -1;
+    if (cs_task_wanted(call)) {
+        rc = begin(call, request, tid, err);
+        return rc == CS_OK ? cs_task_begun(call, tid, err) : rc;
+    }
     rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
     if (rc != CS_OK)
         return rc;
-    rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
-    if (rc == CS_OK)
-        rc = cs_turn_detach(turn, err);
+    rc = begin(call, request, tid, err);
     if (rc == CS_OK)
         rc = cs_turn_answer(call, tid, err);
     if (stream->leave != NULL)

@@ -11,6 +11,14 @@ CS_MUST_USE enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn
  * when the call is over before. */
 CS_MUST_USE enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid,
                                           struct cs_err *err);
+/** The same, counted among those that wait. */
+CS_MUST_USE enum cs_status cs_turn_answer_waiting(struct cs_mcp_call *call, const char *tid,
+                                                  struct cs_err *err);
+/** Whether the call is to be answered with a task. */
+bool cs_task_wanted(const struct cs_mcp_call *call);
+/** Answer with the task that turn @tid is. */
+CS_MUST_USE enum cs_status cs_task_begun(struct cs_mcp_call *call, const char *tid,
+                                         struct cs_err *err);
 /** Write the result of a tool whose turn has ended. */
 void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view);
 

@@ -129,6 +129,11 @@ static const struct {
     [CS_SQL_MESSAGE_TALK] = {"SELECT kind, turn, frag, origin, seq FROM message WHERE session = ?1 "
                              "AND kind IN (0, 1, 2) ORDER BY hlc, origin, seq",
                              false},
+    [CS_SQL_MESSAGE_NEWEST_FRAG] = {"SELECT frag FROM message WHERE session = ?1 " NEWEST, false},
+    [CS_SQL_MESSAGE_LIKE] = {"SELECT frag FROM message WHERE session = ?1 "
+                             "AND frag LIKE ?2 ESCAPE '!' "
+                             "ORDER BY hlc DESC, origin DESC, seq DESC",
+                             false},
     [CS_SQL_MESSAGE_BY_ID] = {"SELECT frag FROM message WHERE id = ?1", false},
     [CS_SQL_MESSAGE_ROW] = {"SELECT s.sid, s.cid, s.user, m.kind, m.at, m.turn, m.frag, s.id "
                             "FROM message AS m CROSS JOIN session AS s ON s.id = m.session "
@@ -163,6 +168,8 @@ static const struct {
     [CS_SQL_TURN_LAST] = {TURN_COLUMNS "FROM message AS m CROSS JOIN turn AS t ON t.tid = m.turn "
                                        "WHERE m.session = ?1 "
                                        "ORDER BY m.hlc DESC, m.origin DESC, m.seq DESC LIMIT 1",
+                          false},
+    [CS_SQL_TURN_LIST] = {TURN_COLUMNS "FROM turn AS t WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2",
                           false},
     [CS_SQL_TURN_RUNNING] = {"SELECT id FROM turn WHERE session = ?1 AND status = 0", false},
     [CS_SQL_TURN_ANY_RUNNING] =

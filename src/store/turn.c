@@ -230,6 +230,28 @@ enum cs_status cs_turn_last(struct cs_db *db, int64_t session, struct cs_turn_ro
     return read_one(&q, out_turn, err);
 }
 
+enum cs_status cs_turn_list(struct cs_db *db, int64_t before, struct cs_turn_row *out_turns,
+                            size_t max, size_t *out_count, struct cs_err *err)
+{
+    size_t count = 0;
+    struct cs_sql q;
+    enum cs_status status;
+
+    cs_sql_begin(&q, db, CS_SQL_TURN_LIST);
+    cs_sql_int(&q, before > 0 ? before : INT64_MAX);
+    cs_sql_int(&q, (int64_t)max);
+    while (count < max && cs_sql_next(&q))
+        read_row(&q, &out_turns[count++]);
+    status = cs_sql_end(&q, "list the turns", err);
+    if (status == CS_OK) {
+        *out_count = count;
+        return CS_OK;
+    }
+    while (count > 0)
+        cs_turn_row_fini(&out_turns[--count]);
+    return status;
+}
+
 enum cs_status cs_turn_figures(struct cs_db *db, struct cs_turn_figures *out, struct cs_err *err)
 {
     struct cs_turn_figures figures = {0};

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.mcp_client import SESSIONS, STATELESS, McpClient
+from support.mcp_client import SESSIONS, STATELESS, McpClient, Stream
 from support.process import wait_until
 
 EVERY_REVISION = (*SESSIONS, STATELESS)
@@ -93,3 +93,168 @@ def test_without_sessions_who_goes_away_has_cancelled(daemon):
     next(stream.events())
     stream.close()
     wait_until(lambda: has_ended(daemon, "cancelled"), "the turn is cancelled", 10)
+
+
+# ---- whole conversations ----
+
+
+def test_conversations_are_listed_found_read_forked_and_cancelled(daemon):
+    client = client_of(daemon)
+    titled = daemon.ask("nothing to see", title="Ärger mit dem Zoll")["conversationId"]
+    first = structured(client.call("codex", {"prompt": "[[echo]] 100% Schnee_mann \"quoted\" ünd mehr"}))["threadId"]
+    second = structured(client.call("codex", {"prompt": "other"}))["threadId"]
+
+    listed = structured(client.call("codex-sessions"))
+    assert [one["threadId"] for one in listed["sessions"]] == [second, first, titled]
+    assert "nextCursor" not in listed
+    one = listed["sessions"][0]
+    assert one["status"] == "active" and one["snippet"] == "other" and one["host"] and one["messageCount"] == 2
+    assert 0 <= one["ageSeconds"] < 60
+
+    def found(query):
+        return [hit["threadId"] for hit in structured(client.call("codex-sessions", {"query": query}))["sessions"]]
+
+    assert found("schnee_mann") == [first] and found("schneeXmann") == []
+    assert found("100%") == [first] and found("\"quoted\" ünd") == [first]
+    assert found("ärger") == [] and found("Ärger MIT") == [titled]
+    assert found("timestamp") == [], "only contents are searched"
+    page = structured(client.call("codex-sessions", {"limit": 2}))
+    assert [one["threadId"] for one in page["sessions"]] == [second, first]
+    page = structured(client.call("codex-sessions", {"limit": 2, "cursor": page["nextCursor"]}))
+    assert [one["threadId"] for one in page["sessions"]] == [titled]
+    assert client.call("codex-sessions", {"cursor": "x"}).error["code"] == -32602
+
+    history = structured(client.call("codex-history", {"threadId": second}))
+    assert [message["type"] for message in history["messages"]] == ["user", "assistant"]
+    last = structured(client.call("codex-history", {"threadId": second, "limit": 1}))
+    assert last["messages"] == history["messages"][1:] and last["messageCount"] == 2
+    assert structured(client.call("codex-history", {"threadId": second, "before": last["nextBefore"]}))["messages"] == (
+        history["messages"][:1])
+
+    fork = structured(client.call("codex-fork", {"threadId": second}))
+    assert fork["forkedFrom"] == second and fork["messageCount"] == 2 and fork["threadId"] != second
+    went_on = structured(client.call("codex-reply", {"threadId": fork["threadId"], "prompt": "more"}))
+    assert "Before: \"other\"" in went_on["content"]
+    assert len(daemon.history(second)) == 2, "the other one is as it was"
+    sid = daemon.session(fork["threadId"])["sessionId"]
+    daemon.expect(200, daemon.request("DELETE", f"/api/codex/session/{sid}"))
+    assert len(daemon.history(second)) == 2
+    assert "Before: \"other\"" in structured(client.call("codex-reply", {"threadId": second, "prompt": "x"}))["content"]
+
+    idle = client.call("codex-cancel", {"threadId": second}).result
+    assert idle["isError"] and "No turn" in idle["content"][0]["text"]
+    stream = client.stream("tools/call", {"name": "codex", "arguments": {"prompt": "[[stall]]"}})
+    next(stream.events())
+    running = structured(client.call("codex-sessions", {"limit": 1}))["sessions"][0]
+    assert running["status"] == "running"
+    assert structured(client.call("codex-cancel", {"threadId": running["threadId"]}))["threadId"] == running["threadId"]
+    answer = [message for message in stream.messages()][-1]["result"]
+    assert answer["isError"] and answer["structuredContent"]["threadId"] == running["threadId"]
+    stream.close()
+
+
+@pytest.mark.parametrize("revision", EVERY_REVISION)
+def test_conversations_are_resources_and_a_prompt(daemon, revision):
+    client = client_of(daemon, revision)
+    thread = structured(client.call("codex", {"prompt": "hello"}))["threadId"]
+    listed = client.request("resources/list").result["resources"]
+    uri = f"codex-session://{thread}"
+    assert [one["uri"] for one in listed] == [uri] and listed[0]["title"] == "hello"
+    content = client.request("resources/read", {"uri": uri}).result["contents"][0]
+    assert content["uri"] == uri
+    assert [message["type"] for message in json.loads(content["text"])["messages"]] == ["user", "assistant"]
+    template = client.request("resources/templates/list").result["resourceTemplates"]
+    assert [one["uriTemplate"] for one in template] == ["codex-session://{id}"]
+    for unknown in ("codex-session://nobody", "file:///etc/passwd"):
+        error = client.request("resources/read", {"uri": unknown}).error
+        assert error["code"] == (-32602 if revision == STATELESS else -32002) and error["data"]["uri"] == unknown
+    prompt = client.request("prompts/get", {"name": "session", "arguments": {"threadId": thread}}).result
+    assert [message["role"] for message in prompt["messages"]] == ["user", "assistant"]
+    assert client.request("prompts/get", {"name": "session"}).error["code"] == -32602
+    ref = {"type": "ref/resource", "uri": "codex-session://{id}"}
+    values = client.request("completion/complete", {"ref": ref, "argument": {"name": "id", "value": thread[:4]}})
+    assert values.result["completion"]["values"] == [thread]
+
+
+def test_who_watches_a_conversation_is_told_of_its_news(daemon):
+    client = client_of(daemon)
+    thread, other = (structured(client.call("codex", {"prompt": name}))["threadId"] for name in ("one", "two"))
+    uri = f"codex-session://{thread}"
+    assert client.request("resources/subscribe", {"uri": uri}).result == {}
+    connection, response = client.open("GET", accept="text/event-stream")
+    assert response.status == 200
+    stream = Stream(connection, response)
+    modern = McpClient(daemon.address, STATELESS)
+    listen = modern.stream("subscriptions/listen", {"notifications": {"resourceSubscriptions": [uri]}}, id="s")
+    acknowledged = next(listen.messages())
+    assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+    assert acknowledged["params"]["notifications"] == {"resourceSubscriptions": [uri]}
+    daemon.go_on(other, "not this")
+    daemon.go_on(thread, "this")
+    for told in (next(stream.messages()), next(listen.messages())):
+        assert (told["method"], told["params"]["uri"]) == ("notifications/resources/updated", uri)
+    assert told["params"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": "s"}
+    again, _ = client.open("GET", accept="text/event-stream")
+    assert [message["params"]["uri"] for message in stream.messages()] in ([], [uri]), "the newer stream took over"
+    again.close()
+    stream.close()
+    listen.close()
+
+
+# ---- tasks ----
+
+
+def task_of(client, prompt):
+    got = client.request("tools/call", {"name": "codex", "arguments": {"prompt": prompt}, "task": {"ttl": 60_000}})
+    task = got.result["task"]
+    assert task["status"] == "working" and task["pollInterval"] > 0 and task["createdAt"] and task["ttl"] > 0
+    return task["taskId"]
+
+
+def status_of(client, task):
+    return client.request("tasks/get", {"taskId": task}).result["status"]
+
+
+def test_a_task_has_an_id_at_once_and_is_kept_over_restarts(daemon):
+    client = client_of(daemon)
+    assert client.server["capabilities"]["tasks"] == {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+    tools = {tool["name"]: tool.get("execution") for tool in client.request("tools/list").result["tools"]}
+    assert tools["codex"] == tools["codex-reply"] == {"taskSupport": "optional"} and tools["codex-history"] is None
+    task = task_of(client, "[[delay 700]]")
+    assert status_of(client, task) == "working"
+    got = client.request("tasks/result", {"taskId": task})
+    assert got.result["_meta"] == {"io.modelcontextprotocol/related-task": {"taskId": task}}
+    thread = structured(got)["threadId"]
+    running = task_of(client, "[[stall]]")
+    listed = client.request("tasks/list").result["tasks"]
+    assert [(one["taskId"], one["status"]) for one in listed] == [(running, "working"), (task, "completed")]
+    daemon.restart()
+    client = client_of(daemon)
+    assert status_of(client, task) == "completed"
+    assert structured(client.request("tasks/result", {"taskId": task}))["threadId"] == thread
+    lost = client.request("tasks/get", {"taskId": running}).result
+    assert lost["status"] == "failed" and lost["statusMessage"]
+    assert client.request("tasks/result", {"taskId": running}).result["isError"]
+
+
+def test_a_task_is_cancelled_but_not_by_who_only_waits_for_it(daemon):
+    client = client_of(daemon)
+    task = task_of(client, "[[stall]]")
+    waiting = client.stream("tasks/result", {"taskId": task}, id="w")
+    assert client.notify("notifications/cancelled", {"requestId": "w"}).status == 202
+    assert list(waiting.messages()) == []
+    assert status_of(client, task) == "working"
+    assert client.request("tasks/cancel", {"taskId": task}).result["status"] == "cancelled"
+    assert client.request("tasks/cancel", {"taskId": task}).error["code"] == -32602
+    for unknown in ("nobody", "00000000-0000-7000-8000-000000000000"):
+        assert client.request("tasks/get", {"taskId": unknown}).error["code"] == -32602
+    plain = client.request("tools/call", {"name": "codex-sessions", "task": {}})
+    assert plain.error["code"] == -32601, "a tool that cannot be a task"
+
+
+def test_tasks_are_of_their_revision_alone(daemon):
+    for revision in ("2025-06-18", STATELESS):
+        client = client_of(daemon, revision)
+        assert client.request("tasks/list").error["code"] == -32601
+        got = client.request("tools/call", {"name": "codex", "arguments": {"prompt": "x"}, "task": {}})
+        assert structured(got)["content"], "the member means nothing there"

@@ -15,6 +15,7 @@
 #include "cs/base/json.h"
 #include "cs/engine/engine.h"
 #include "cs/mirror/mirror.h"
+#include "cs/store/search.h"
 #include "cs/store/session.h"
 #include "cs/store/store.h"
 #include "cs/store/turn.h"
@@ -74,9 +75,9 @@ struct cs_turn_view {
     char sid[CS_UUID_MAX], cid[CS_UUID_MAX];
     char *response; /* the answer; NULL unless completed */
     size_t response_len;
-};
-    char *approvals; /* what Codex asks and nobody answered yet, as a JSON array of approvalId, kind,
+    char *approvals; /* what Codex asks and nobody answered yet: a JSON array of approvalId, kind,
                         request and expiresAt; NULL: nothing */
+};
 void cs_turn_view_fini(struct cs_turn_view *view);
 /** Append the members "response" and "metadata" of a completed turn: what every way out of the
  * daemon says of it. @stale: Redis could not be asked before it. */
@@ -152,6 +153,19 @@ CS_MUST_USE enum cs_status cs_core_session(struct cs_core *core, const char *ide
 CS_MUST_USE enum cs_status cs_core_sessions(struct cs_core *core,
                                             const struct cs_session_filter *filter,
                                             struct cs_session_list *out_list, struct cs_err *err);
+/** Whether a turn of this session is running here. */
+bool cs_core_busy(struct cs_core *core, const char *sid);
+/** As cs_search(). Caller: cs_findings_fini(). */
+CS_MUST_USE enum cs_status cs_core_search(struct cs_core *core, const struct cs_search *search,
+                                          struct cs_findings *out_findings, struct cs_err *err);
+/** As cs_turn_list(). */
+CS_MUST_USE enum cs_status cs_core_turns(struct cs_core *core, int64_t before,
+                                         struct cs_turn_row *out_turns, size_t max,
+                                         size_t *out_count, struct cs_err *err);
+/** Begin a session that has all that was said in a live one up to now: prompts with their answers,
+ * and contexts. Caller: cs_session_fini(). */
+CS_MUST_USE enum cs_status cs_core_fork(struct cs_core *core, const char *identifier,
+                                        struct cs_session *out_session, struct cs_err *err);
 /** Delete, with all its rows; *out_sid is its session id. CS_CONFLICT session_busy while a turn
  * runs. Archived ones too. */
 CS_MUST_USE enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,

@@ -71,6 +71,12 @@ CS_MUST_USE enum cs_status cs_turn_get(struct cs_db *db, int64_t id, struct cs_t
 CS_MUST_USE enum cs_status cs_turn_last(struct cs_db *db, int64_t session,
                                         struct cs_turn_row *out_turn, struct cs_err *err);
 
+/** Turns of this host begun before the one with id @before (0: all), newest first: *out_turns has
+ * room for @max; the caller frees each with cs_turn_row_fini(). */
+CS_MUST_USE enum cs_status cs_turn_list(struct cs_db *db, int64_t before,
+                                        struct cs_turn_row *out_turns, size_t max,
+                                        size_t *out_count, struct cs_err *err);
+
 struct cs_turn_figures {
     int64_t running, completed, failed, interrupted, cancelled;
     struct cs_usage usage; /* of all turns that ended */
