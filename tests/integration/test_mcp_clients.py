@@ -6,6 +6,7 @@ import subprocess
 import threading
 
 import pytest
+from support.claude_model import ClaudeModel
 from support.codex import LAST_WITH_MCP, codex_binary
 from support.codex_home import write_codex_home
 from support.mcp import CLAUDE, INSPECTOR, SDK_CLIENT, Clients
@@ -104,6 +105,32 @@ def test_claude_code_connects(daemon, clients, way):
         assert "✔ Connected" not in clients.run(CLAUDE, "mcp", "list").stdout
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_claude_code_holds_a_conversation_while_the_daemon_is_killed(daemon, clients, way):
+    if way == "http":
+        daemon.restart_on_its_port()
+        clients.run(CLAUDE, "mcp", "add", "--transport", "http", "codex", url(daemon))
+    else:
+        clients.run(CLAUDE, "mcp", "add", "codex", "--", *stdio(daemon))
+
+    def begin(_):
+        return "mcp__codex__codex", {"prompt": "my boat is called Argo"}
+
+    def go_on(result):
+        daemon.kill9()
+        daemon.start()
+        return "mcp__codex__codex-reply", {"prompt": "its name?", "threadId": json.loads(result)["threadId"]}
+
+    with ClaudeModel() as claude:
+        claude.calls = [begin, go_on]
+        allowed = "mcp__codex__codex,mcp__codex__codex-reply"
+        said = clients.run(CLAUDE, "-p", "Ask Codex twice.", "--allowedTools", allowed, env=claude.env)
+    assert said.returncode == 0, said.stdout + said.stderr
+    answer = json.loads(said.stdout)
+    assert answer["content"].startswith("I saw 3 messages") and "Argo" in answer["content"]
+    assert [kind for kind, _ in daemon.history(answer["threadId"])] == ["user", "assistant"] * 2
+
+
 # ---- Codex ----
 
 
@@ -174,10 +201,7 @@ def test_codex_holds_a_conversation_through_us_over_a_restart(daemon, app_server
 
     first = call("codex", {"prompt": "my boat is called Argo"})
     assert first["content"].startswith("I saw 1 message")
-    port = daemon.port
-    daemon.stop()
-    daemon.args += ["--port", str(port)]
-    daemon.start()
+    daemon.restart_on_its_port()
     second = call("codex-reply", {"prompt": "its name?", "threadId": first["threadId"]})
     assert "my boat is called Argo" in second["content"]
     assert second["threadId"] == first["threadId"]

@@ -147,6 +147,11 @@ class Daemon:
         self.stop()
         return self.start()
 
+    def restart_on_its_port(self):
+        """For clients that know it by its address; the port stays from now on."""
+        self.args += ["--port", str(self.port)]
+        return self.restart()
+
     @property
     def pid(self):
         return self.process.pid
