@@ -820,6 +820,8 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
         rc = pull_logs(mirror, full, err);
     if (rc == CS_OK)
         rc = compare_marked(mirror, full, err);
+    if (rc == CS_OK) /* of a host that was put back to its backup, messages of its own came back */
+        rc = push(mirror, err);
     if (rc == CS_OK && cs_may_write(mirror))
         cs_err_clear(&mirror->full);
     if (rc == CS_OK && full) {

@@ -25,12 +25,10 @@ class Told:
         self.covered = set()  # were deleted by a deletion that stands
         self.doubtful = set()  # may have been deleted, or were on one disk only that is gone
         self.deleted_by = {}  # host → what its deletions covered
+        self.was_deleted = False  # somebody asked for that
 
     def messages(self):
         return {(kind, tag) for kind in ("user", "assistant") for tag in self.tags}
-
-    def was_deleted(self):
-        return bool(self.covered or self.deleted_by)
 
     def owed(self):
         """What must be there if anything of the session is."""
@@ -154,7 +152,9 @@ def check_told(told, views, limits):
     assert not strangers, f"nobody asked for {strangers} in {told.sid}"
     missing = told.owed() - here
     assert not missing, f"acknowledged and lost in {told.sid}: {missing}; there is {here}"
-    assert not here or not here <= told.covered, f"{told.sid} was deleted and came back"
+    holders = [name for name, view in views.items() if told.sid in view.rows]
+    returned = here and here <= told.covered
+    assert not returned, f"{told.sid} of {told.user} was deleted; {live} have it live, of {holders} that have it"
     wanted = followers(views, told.user, limits)
     assert not live or set(live) == set(wanted), f"{told.sid} is live on {live} alone, not on {wanted.keys()}"
 
@@ -180,9 +180,9 @@ def judge(views, shown, sessions, limits, lost):
         unknown = view.rows.keys() - sessions.keys()
         assert not unknown, f"{name} has sessions that nobody made: {unknown}"
         for sid in view.tombs:
-            assert sessions[sid].was_deleted(), f"{name} buried {sid}, which nobody deleted"
+            assert sessions[sid].was_deleted, f"{name} buried {sid}, which nobody deleted"
     for sid in shown.tombs:
-        assert sessions[sid].was_deleted(), f"Redis has a tombstone of {sid}, which nobody deleted"
+        assert sessions[sid].was_deleted, f"Redis has a tombstone of {sid}, which nobody deleted"
     shown.check_tombs()
     check_sets(shown, views, limits, lost)
     for told in sessions.values():

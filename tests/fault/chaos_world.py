@@ -107,7 +107,7 @@ class World:
             for _ in range(self.rng.randint(*steps)):
                 self.step()
             self.heal()
-            self.settle()
+            self.settle(alone=not self.silent_loss and self.rng.random() < 0.6)
             if self.rng.random() < 0.5:
                 self.repeat_the_past()
                 self.settle()
@@ -207,6 +207,7 @@ class World:
             unseen = {message for message in unseen if message[1] in self.flying}
         reply = host.request("DELETE", f"/api/codex/session/{told.sid}")
         self.say(f"{host.name} deletes {told.sid[-4:]}: {reply and reply.status}")
+        told.was_deleted = told.was_deleted or reply is None or reply.status == 200
         if reply is None:
             told.doubtful |= before | told.messages()
         elif reply.status == 200:
@@ -217,7 +218,7 @@ class World:
             assert reply.status in (404, 409), reply
 
     def do_restore(self, host):
-        archived = [sid for sid, told in self.told.items() if told.user == "bob" or told.was_deleted()]
+        archived = [sid for sid, told in self.told.items() if told.user == "bob" or told.was_deleted]
         if archived and host.alive():
             sid = self.rng.choice(archived)
             reply = host.request("POST", f"/api/codex/session/{sid}/restore")
@@ -390,6 +391,15 @@ class World:
         self.redis.restart_from_snapshot()
         self.say("Redis crashes and starts from its snapshot")
 
+    def do_fail_over(self, host):
+        """What Redis has just acknowledged is gone with it."""
+        told = self.pick()
+        if told and host.alive():
+            self.redis.snapshot()
+            self.go_on(host, told, *self.prompt())
+            time.sleep(self.rng.uniform(0, 0.005))
+            self.do_crash_redis(host)
+
     # ---- looking ----
 
     def check_step(self):
@@ -397,7 +407,7 @@ class World:
         for host in self.hosts:
             if not host.alive():
                 continue
-            view, deleted = host.view(), {sid for sid, told in self.told.items() if told.was_deleted() or told.doubtful}
+            view, deleted = host.view(), {sid for sid, told in self.told.items() if told.was_deleted or told.doubtful}
             view.check_order(host.name)
             gone = {one for one in self.seen.get(host.name, set()) - view.ids() if one[0] not in deleted}
             assert not gone, f"{host.name} lost {gone}"
@@ -416,9 +426,8 @@ class World:
         self.background.join(60 * SLOWNESS)
         self.check_step()
 
-    def settle(self):
-        """Everybody exchanges everything, without being asked to unless Redis lost something behind their backs."""
-        alone = not self.silent_loss and self.rng.random() < 0.4
+    def settle(self, alone=False):
+        """Everybody exchanges everything. Nobody must be asked to, unless Redis lost something behind their backs."""
         begun, last = time.monotonic(), [None]
 
         def calm():
@@ -509,4 +518,5 @@ ACTIONS = {
     "delay": 2, "swallow": 3, "hold": 4, "stall": 5, "flaky": 3, "cut": 6, "link": 8, "mend": 6, "replay": 4, "deliver": 3,
     "freeze": 3, "kill": 5, "revive": 3, "restart": 1, "backup": 3, "go_back": 3,
     "freeze_redis": 3, "flush": 2, "lose_key": 4, "snapshot": 4, "roll_back": 3, "crash_redis": 3,
+    "fail_over": 6,
 }

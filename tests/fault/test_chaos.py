@@ -28,3 +28,20 @@ def live_through(seed, ram, codex, rounds=6):
 @pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.long) for seed in MORE)])
 def test_hosts_live_through_everything_and_end_alike(ram, forgetful_codex, seed):
     live_through(seed, ram, forgetful_codex)
+
+
+def test_a_host_that_is_put_back_to_its_backup_comes_to_rest_unasked(ram, forgetful_codex):
+    """What it said since comes back to it from Redis, and is not news."""
+    world = World(0, ram, forgetful_codex)
+    try:
+        world.begin()
+        host, told = world.hosts[0], next(iter(world.told.values()))
+        world.do_backup(host)
+        for _ in range(3):
+            world.go_on(host, told, *world.prompt())
+        world.sync_all()
+        world.do_go_back(host)
+        world.settle(alone=True)
+        assert len(host.view().rows[told.sid]) == 8
+    finally:
+        world.end()

@@ -158,6 +158,7 @@ class Admin:
         return [self._reply() for _ in commands]
 
     def _reply(self):
+        """Errors are not expected here."""
         line = self.stream.readline()
         kind, rest = line[:1], line[1:-2]
         if kind == b"+":
@@ -272,8 +273,8 @@ class ChaosRedis(Redis):
 
     def roll_back(self):
         """What was remembered takes the place of what is there."""
-        self.admin("FLUSHALL")
-        self.admin.all([("RESTORE", key, max(1, left), value) for key, value, left in self.kept] or [("PING",)])
+        back = [("RESTORE", key, max(1, left), value) for key, value, left in self.kept]
+        self.admin.all([("MULTI",), ("FLUSHALL",), *back, ("EXEC",)])
 
     def restart_from_snapshot(self):
         """As after a crash of a server that saves now and then."""
