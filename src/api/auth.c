@@ -111,7 +111,7 @@ static bool is_token(const struct cs_http *http, const char *authorization)
     return strlen(given) == CS_TOKEN_LEN && cs_equal_secret(given, http->token, CS_TOKEN_LEN);
 }
 
-static bool client_address(const struct mg_request_info *info, struct sockaddr_storage *out)
+bool cs_client_address(const struct mg_request_info *info, struct sockaddr_storage *out)
 {
     struct sockaddr_in *in = (struct sockaddr_in *)(void *)out;
     struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)out;
@@ -142,7 +142,7 @@ static bool peer_is_ours(struct cs_request *rq)
 
     if (known != NULL)
         return known == &ours;
-    if (client_address(rq->info, &client))
+    if (cs_client_address(rq->info, &client))
         peer = cs_peer_find(&client, &rq->http->listen);
     if (peer == CS_PEER_UNKNOWN && !atomic_exchange(&rq->http->peers_unknown, true))
         cs_log(CS_LOG_WARN, "peers_unknown", "consequence", "every client needs the token", NULL);

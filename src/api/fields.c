@@ -166,3 +166,14 @@ enum cs_status cs_fields_read(const struct cs_json *body, bool continued,
         rc = read_context(body, out, joined, err);
     return rc == CS_OK ? read_plain(body, out, err) : rc;
 }
+
+enum cs_status cs_decision_read(const struct cs_json *body, bool *out_approve, struct cs_err *err)
+{
+    const char *decision = cs_json_get_string(body, "decision");
+
+    if (decision == NULL || (strcmp(decision, "approve") != 0 && strcmp(decision, "decline") != 0))
+        return cs_err_set(err, CS_INVALID, "invalid_decision",
+                          "decision must be approve or decline");
+    *out_approve = decision[0] == 'a';
+    return CS_OK;
+}

@@ -16,5 +16,8 @@
 CS_MUST_USE enum cs_status cs_fields_read(const struct cs_json *body, bool continued,
                                           struct cs_turn_request *out, struct cs_buf *joined,
                                           struct cs_err *err);
+/** Member "decision" of @body: "approve" or "decline", else CS_INVALID, code "invalid_decision". */
+CS_MUST_USE enum cs_status cs_decision_read(const struct cs_json *body, bool *out_approve,
+                                            struct cs_err *err);
 
 #endif

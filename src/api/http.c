@@ -348,6 +348,7 @@ enum cs_status cs_http_start(const struct cs_http_options *options, struct cs_ht
     if (http == NULL)
         return cs_err_nomem(err);
     cs_limiter_init(&http->limiter);
+    pthread_mutex_init(&http->sockets_mutex, NULL);
     atomic_store(&http->quiet, true); /* until the port is known, which the checks need */
     rc = prepare(http, options, err);
     if (rc == CS_OK) {
@@ -371,6 +372,7 @@ int cs_http_port(const struct cs_http *http)
 void cs_http_quiesce(struct cs_http *http)
 {
     atomic_store(&http->quiet, true);
+    cs_ws_quiesce(http);
 }
 
 /* civetweb's accepting thread looks at the stop flag once in two seconds, or when somebody knocks:
@@ -434,6 +436,7 @@ void cs_http_stop(struct cs_http *http)
         stop_civetweb(http);
     cs_mcp_free(http->mcp);
     cs_limiter_fini(&http->limiter);
+    pthread_mutex_destroy(&http->sockets_mutex);
     explicit_bzero(http->token, sizeof http->token);
     free(http->version);
     free(http->notice);

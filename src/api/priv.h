@@ -62,6 +62,8 @@ struct cs_http {
     atomic_bool stopped;       /* nobody listens any more */
     atomic_bool peers_unknown; /* said that the kernel cannot be asked for a peer's user */
     struct cs_limiter limiter;
+    pthread_mutex_t sockets_mutex; /* guards the list */
+    struct cs_ws *sockets;         /* open WebSockets */
 };
 
 /** What a worker thread of civetweb remembers. */
@@ -168,11 +170,23 @@ void cs_limiter_fini(struct cs_limiter *limiter);
 /** Take one. When none is left: false, and *out_seconds until there is. */
 bool cs_limiter_take(struct cs_limiter *limiter, int64_t now, int *out_seconds);
 
+/** The other end of a connection; false when civetweb's text for it makes no sense. */
+bool cs_client_address(const struct mg_request_info *info, struct sockaddr_storage *out);
 enum cs_peer { CS_PEER_UNKNOWN, CS_PEER_OURS, CS_PEER_OTHER };
 /** Who holds the other end of a TCP connection on this host, by the kernel's socket tables: @client
  * is its address, @server ours. CS_PEER_UNKNOWN when the kernel cannot be asked. */
 enum cs_peer cs_peer_find(const struct sockaddr_storage *client,
                           const struct sockaddr_storage *server);
+
+/* ---- socket.c, ws.c ---- */
+
+/** The descriptor of the connection between @client and our port @server, which civetweb keeps to
+ * itself; it stays civetweb's. CS_UNAVAILABLE, code "socket_unknown". */
+CS_MUST_USE enum cs_status cs_socket_find(const struct sockaddr_storage *client,
+                                          const struct sockaddr_storage *server, int *out_fd,
+                                          struct cs_err *err);
+/** Tell the WebSockets that the server stops. */
+void cs_ws_quiesce(struct cs_http *http);
 
 /* ---- body.c, alarm.c, query.c ---- */
 
@@ -308,6 +322,7 @@ enum cs_status cs_api_sync_now(struct cs_request *rq, struct cs_reply *reply, st
 enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_mcp_get(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_mcp_delete(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_ws(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_openapi(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 
 #endif

@@ -23,6 +23,7 @@ const struct cs_route cs_routes[] = {
     {"POST", "/mcp", cs_api_mcp_post, CS_ROUTE_MUTATION | CS_ROUTE_MCP},
     {"GET", "/mcp", cs_api_mcp_get, CS_ROUTE_MCP},
     {"DELETE", "/mcp", cs_api_mcp_delete, CS_ROUTE_MUTATION | CS_ROUTE_MCP},
+    {"GET", "/api/codex/ws", cs_api_ws, 0},
     {"GET", "/api/codex/openapi.json", cs_api_openapi, 0},
     {"GET", "/health", cs_api_health, 0},
     {"GET", "/healthz", cs_api_healthz, CS_ROUTE_OPEN},

@@ -147,11 +147,6 @@ static bool send_reason(struct cs_sse *sse, const char *name, const char *reason
     return cs_sse_send(sse, NULL, name, data, (size_t)len);
 }
 
-static bool ends_turn(const char *name)
-{
-    return strcmp(name, "turn.completed") == 0 || strcmp(name, "turn.failed") == 0;
-}
-
 /* Nothing happened for a while. A turn whose session was deleted meanwhile never ends. */
 static bool beat(struct cs_sse *sse, const char *tid)
 {
@@ -197,7 +192,7 @@ static bool step(struct cs_sse *sse, struct cs_feed *feed, const char *tid)
     if (event.id != 0 ? !send_number(sse, event.id, event.name, event.data, event.len)
                       : !cs_sse_send(sse, NULL, event.name, event.data, event.len))
         return false;
-    return tid == NULL || !ends_turn(event.name);
+    return tid == NULL || !cs_event_ends_turn(&event);
 }
 
 void cs_sse_follow(struct cs_request *rq, struct cs_reply *reply, struct cs_feed *feed,

@@ -621,6 +621,11 @@ int64_t cs_feed_position(const struct cs_feed *feed)
     return feed->cursor;
 }
 
+bool cs_event_ends_turn(const struct cs_event *event)
+{
+    return strcmp(event->name, "turn.completed") == 0 || strcmp(event->name, "turn.failed") == 0;
+}
+
 void cs_feed_wake(struct cs_feed *feed)
 {
     struct cs_bus *bus = feed->core->bus;

@@ -25,6 +25,7 @@
 #ifndef CS_CORE_EVENTS_H
 #define CS_CORE_EVENTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -69,6 +70,9 @@ CS_MUST_USE enum cs_status cs_feed_next(struct cs_feed *feed, int64_t deadline,
 /** The id to come back with: of the last lasting event given out or passed over, or where the feed
  * began. The owning thread's. */
 int64_t cs_feed_position(const struct cs_feed *feed);
+
+/** Whether it is a turn's last event. */
+bool cs_event_ends_turn(const struct cs_event *event);
 
 /** Make cs_feed_next() return, on whatever thread waits in it. */
 void cs_feed_wake(struct cs_feed *feed);
