@@ -37,9 +37,11 @@ struct cs_line {
 #define CS_RPC_INVALID (-32600)
 #define CS_RPC_CLOSED  (-32000) /* no answer can be had */
 
-/** Read a line. CS_INVALID or CS_NO_MEM; *out_code is JSON-RPC's then. */
-CS_MUST_USE enum cs_status cs_line_read(const char *text, size_t len, struct cs_line *out_line,
-                                        int *out_code, struct cs_err *err);
+/** Read a line. A call of `codex` gets @folder (NULL: none) for its working folder if it names
+ * none, or one relative to it. CS_INVALID or CS_NO_MEM; *out_code is JSON-RPC's then. */
+CS_MUST_USE enum cs_status cs_line_read(const char *text, size_t len, const char *folder,
+                                        struct cs_line *out_line, int *out_code,
+                                        struct cs_err *err);
 void cs_line_fini(struct cs_line *line);
 
 /** Append a JSON-RPC error and a line end. @id is JSON; NULL stands for null. @subject (or NULL)
@@ -67,6 +69,7 @@ struct cs_relay;
 
 struct cs_bridge {
     const struct cs_config *config;
+    char *folder; /* where the client runs us; NULL: nowhere in particular */
     struct cs_launch launch;
     struct cs_bridge_session session;
     struct cs_buf in, out; /* from and to the client */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bridge.h"
+#include "cs/base/file.h"
 #include "cs/base/hash.h"
 
 #define REVISION_KEY "io.modelcontextprotocol/protocolVersion"
@@ -104,6 +105,83 @@ static void add_stateless(struct cs_line *line, const struct cs_json *params, co
     add_header(&line->head, "Mcp-Name", name_of(params, method));
 }
 
+/* ---- the working folder ---- */
+
+struct copying {
+    struct cs_jsonw *w;
+    const char *but; /* the member that is left out */
+};
+
+static bool copy_member(const char *key, const struct cs_json *value, void *arg)
+{
+    const struct copying *copying = arg;
+    struct cs_buf text;
+
+    if (strcmp(key, copying->but) == 0)
+        return true;
+    cs_buf_init(&text, copying->w->out->max);
+    cs_json_dump(value, &text);
+    if (text.status == CS_OK)
+        cs_jsonw_raw(copying->w, key, text.data, text.len);
+    else
+        copying->w->out->status = text.status;
+    cs_buf_fini(&text);
+    return copying->w->out->status == CS_OK;
+}
+
+/* Begin an object with the members of @object but one. */
+static void copy_but(struct cs_jsonw *w, const char *key, const struct cs_json *object,
+                     const char *but)
+{
+    struct copying copying = {w, but};
+
+    cs_jsonw_object(w, key);
+    (void)cs_json_each(object, copy_member, &copying);
+}
+
+static bool needs_folder(const struct cs_json *params, const char *method)
+{
+    const char *tool = cs_json_get_string(params, "name");
+    const struct cs_json *arguments = cs_json_get(params, "arguments");
+    const struct cs_json *folder = cs_json_get(arguments, "cwd");
+    const char *path = cs_json_string(folder, NULL);
+
+    return strcmp(method, "tools/call") == 0 && tool != NULL && strcmp(tool, "codex") == 0 &&
+           cs_json_type(arguments) == CS_JSON_OBJECT &&
+           (folder == NULL || (path != NULL && path[0] != '/'));
+}
+
+/* Codex works where the client runs us, as a server of its own would: the daemon is elsewhere. */
+static enum cs_status add_folder(struct cs_line *line, const struct cs_json *message,
+                                 const char *folder, struct cs_err *err)
+{
+    const struct cs_json *params = cs_json_get(message, "params");
+    const struct cs_json *arguments = cs_json_get(params, "arguments");
+    const char *below = cs_json_get_string(arguments, "cwd");
+    char *path = below != NULL ? cs_path_join(folder, below) : strdup(folder);
+    struct cs_buf text;
+    struct cs_jsonw w;
+    enum cs_status rc;
+
+    if (path == NULL)
+        return cs_err_nomem(err);
+    cs_buf_init(&text, 8 * line->len + 65536); /* escapes may be longer than they came */
+    cs_jsonw_init(&w, &text);
+    copy_but(&w, NULL, message, "params");
+    copy_but(&w, "params", params, "arguments");
+    copy_but(&w, "arguments", arguments, "cwd");
+    cs_jsonw_string(&w, "cwd", path);
+    cs_jsonw_end_object(&w);
+    cs_jsonw_end_object(&w);
+    cs_jsonw_end_object(&w);
+    free(path);
+    rc = cs_buf_check(&text, err);
+    if (rc == CS_OK)
+        line->text = cs_buf_take(&text, &line->len);
+    cs_buf_fini(&text);
+    return rc;
+}
+
 /* ---- the line ---- */
 
 static const char *subject_of(const struct cs_json *params)
@@ -157,8 +235,8 @@ static enum cs_status read_message(struct cs_line *line, const struct cs_json *m
     return invalid("This is not a JSON-RPC message", err);
 }
 
-enum cs_status cs_line_read(const char *text, size_t len, struct cs_line *out_line, int *out_code,
-                            struct cs_err *err)
+enum cs_status cs_line_read(const char *text, size_t len, const char *folder,
+                            struct cs_line *out_line, int *out_code, struct cs_err *err)
 {
     struct cs_line line = {.len = len};
     struct cs_json *message = NULL;
@@ -169,9 +247,12 @@ enum cs_status cs_line_read(const char *text, size_t len, struct cs_line *out_li
         return rc;
     cs_buf_init(&line.head, HEAD_MAX);
     rc = read_message(&line, message, err);
+    if (rc == CS_OK && folder != NULL && needs_folder(cs_json_get(message, "params"), line.method))
+        rc = add_folder(&line, message, folder, err);
     cs_json_free(message);
-    line.text = rc == CS_OK ? strndup(text, len) : NULL;
-    if (line.text == NULL) {
+    if (rc == CS_OK && line.text == NULL)
+        line.text = strndup(text, len);
+    if (rc != CS_OK || line.text == NULL) {
         cs_line_fini(&line);
         return rc != CS_OK ? rc : cs_err_nomem(err);
     }

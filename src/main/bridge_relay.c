@@ -259,7 +259,7 @@ static enum cs_status add_own(struct cs_bridge *bridge, enum cs_relay_kind kind,
 {
     struct cs_line line;
     int code;
-    enum cs_status rc = cs_line_read(text, len, &line, &code, err);
+    enum cs_status rc = cs_line_read(text, len, NULL, &line, &code, err);
 
     return rc == CS_OK ? cs_relay_add(bridge, kind, &line, err) : rc;
 }

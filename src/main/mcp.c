@@ -53,7 +53,7 @@ static void take_line(struct cs_bridge *bridge, const char *text, size_t len)
     char *id;
     int code;
 
-    if (cs_line_read(text, len, &line, &code, &err) != CS_OK) {
+    if (cs_line_read(text, len, bridge->folder, &line, &code, &err) != CS_OK) {
         refuse_line(bridge, NULL, code, err.msg);
         return;
     }
@@ -276,6 +276,7 @@ static void fini(struct cs_bridge *bridge)
     cs_buf_fini(&bridge->in);
     cs_buf_fini(&bridge->out);
     free(bridge->session.initialize);
+    free(bridge->folder);
 }
 
 int cs_verb_mcp(const struct cs_verb_input *input)
@@ -289,6 +290,11 @@ int cs_verb_mcp(const struct cs_verb_input *input)
     if (cs_log_level_parse(input->config->log_level, &level, &err) != CS_OK)
         return cs_verb_fail(&err);
     cs_log_set_level(level);
+    bridge.folder = getcwd(NULL, 0); /* the root, where desktops start programs, means none */
+    if (bridge.folder != NULL && (bridge.folder[0] != '/' || bridge.folder[1] == '\0')) {
+        free(bridge.folder);
+        bridge.folder = NULL;
+    }
     cs_launch_init(&bridge.launch, input);
     cs_buf_init(&bridge.in, (size_t)input->config->max_body_bytes + 1);
     cs_buf_init(&bridge.out, OUT_MAX);

@@ -151,6 +151,17 @@ def test_stateless_requests_need_no_initialize(daemon, bridge):
     assert editor.close() == 0
 
 
+def test_codex_works_where_the_editor_runs_us(daemon, bridge, tmp_path):
+    (tmp_path / "prüfung/sub").mkdir(parents=True)
+    editor = bridge(daemon, cwd=tmp_path / "prüfung")
+    editor.initialize()
+    for given, expected in ({}, ""), ({"cwd": "sub"}, "/sub"), ({"cwd": "/tmp"}, None):
+        result = editor.result(editor.call("codex", {"prompt": "[[tool pwd]]", **given}))
+        folder = f"{tmp_path}/prüfung{expected}" if expected is not None else "/tmp"
+        assert folder in text_of(result), result
+    editor.close()
+
+
 def test_lines_that_are_no_message_are_answered_and_harm_nothing(daemon, bridge):
     editor = bridge(daemon)
     editor.initialize()

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +27,7 @@ static struct cs_line read_line(const char *text)
     struct cs_err err = {0};
     int code;
 
-    if (cs_line_read(text, strlen(text), &line, &code, &err) != CS_OK)
+    if (cs_line_read(text, strlen(text), NULL, &line, &code, &err) != CS_OK)
         fail_msg("%s: %s", text, err.msg);
     assert_string_equal(line.text, text);
     return line;
@@ -100,8 +101,9 @@ static void what_is_no_message_is_refused_with_json_rpcs_code(void **state)
         struct cs_line line;
         int code = 0;
 
-        assert_int_equal(cs_line_read(cases[i].text, strlen(cases[i].text), &line, &code, NULL),
-                         CS_INVALID);
+        assert_int_equal(
+            cs_line_read(cases[i].text, strlen(cases[i].text), NULL, &line, &code, NULL),
+            CS_INVALID);
         assert_int_equal(code, cases[i].code);
     }
 }
@@ -145,6 +147,48 @@ static void a_stateless_request_gets_the_headers_that_repeat_it(void **state)
     }
 }
 
+static void codex_works_in_the_clients_folder_unless_told_otherwise(void **state)
+{
+    static const struct {
+        const char *name, *arguments, *cwd;
+    } cases[] = {
+        {"codex", "{\"prompt\":\"a \\\" b\"}", "/w \"x\""},
+        {"codex", "{\"prompt\":\"p\",\"cwd\":\"sub/dir\"}", "/w \"x\"/sub/dir"},
+        {"codex", "{\"prompt\":\"p\",\"cwd\":\"/elsewhere\"}", "/elsewhere"},
+        {"codex-reply", "{\"prompt\":\"p\"}", NULL},
+        {"codex", "{\"prompt\":\"p\",\"cwd\":7}", NULL},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct cs_json *arguments;
+        struct cs_json *sent, *said;
+        struct cs_line line;
+        char text[300];
+        int code;
+        int len =
+            snprintf(text, sizeof text,
+                     "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":"
+                     "\"%s\",\"arguments\":%s,\"_meta\":{\"progressToken\":5}}}",
+                     cases[i].name, cases[i].arguments);
+        assert_int_equal(cs_line_read(text, (size_t)len, "/w \"x\"", &line, &code, NULL), CS_OK);
+        assert_int_equal(cs_json_parse(line.text, line.len, 1000, &sent, NULL), CS_OK);
+        assert_int_equal(cs_json_parse(text, (size_t)len, 1000, &said, NULL), CS_OK);
+        arguments = cs_json_path(sent, "params", "arguments", NULL);
+        assert_text(cs_json_get_string(arguments, "cwd"), cases[i].cwd);
+        assert_string_equal(
+            cs_json_get_string(arguments, "prompt"),
+            cs_json_get_string(cs_json_path(said, "params", "arguments", NULL), "prompt"));
+        assert_int_equal(
+            cs_json_int(cs_json_path(sent, "params", "_meta", "progressToken", NULL), 0), 5);
+        assert_int_equal(cs_json_size(sent), 4);
+        cs_json_free(sent);
+        cs_json_free(said);
+        cs_line_fini(&line);
+    }
+}
+
 static void an_error_names_the_request_and_the_conversation(void **state)
 {
     struct cs_buf out;
@@ -170,7 +214,7 @@ static void read_once(void *arg)
     int code;
 
     (void)arg;
-    if (cs_line_read(text, sizeof text - 1, &line, &code, NULL) == CS_OK) {
+    if (cs_line_read(text, sizeof text - 1, "/w", &line, &code, NULL) == CS_OK) {
         assert_string_equal(line.id, "\"x\"");
         cs_line_fini(&line);
     } else {
@@ -190,6 +234,7 @@ int main(void)
         cmocka_unit_test(a_line_is_a_request_a_note_or_a_response),
         cmocka_unit_test(what_is_no_message_is_refused_with_json_rpcs_code),
         cmocka_unit_test(a_stateless_request_gets_the_headers_that_repeat_it),
+        cmocka_unit_test(codex_works_in_the_clients_folder_unless_told_otherwise),
         cmocka_unit_test(an_error_names_the_request_and_the_conversation),
         cmocka_unit_test(failing_memory_is_told),
     };
