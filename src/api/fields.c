@@ -14,6 +14,8 @@ static const struct {
 } fields[] = {
     {"model", "invalid_model", TEXT, false, offsetof(struct cs_turn_request, model)},
     {"sandbox", "invalid_sandbox", TEXT, false, offsetof(struct cs_turn_request, sandbox)},
+    {"approvalPolicy", "invalid_approval_policy", TEXT, false,
+     offsetof(struct cs_turn_request, approval)},
     {"userId", "invalid_user", TEXT, false, offsetof(struct cs_turn_request, user)},
     {"timeoutMs", "invalid_timeout", NUMBER, false, offsetof(struct cs_turn_request, timeout_ms)},
     {"engine", "invalid_engine", TEXT, true, offsetof(struct cs_turn_request, engine)},

@@ -306,6 +306,7 @@ void cs_stale_note(struct cs_request *rq);
 enum cs_status cs_api_create(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_continue(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
+enum cs_status cs_api_approval(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_history(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);
 enum cs_status cs_api_sessions(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err);

@@ -10,6 +10,7 @@ const struct cs_route cs_routes[] = {
     {"POST", "/api/codex/session", cs_api_create, CS_ROUTE_MUTATION},
     {"POST", "/api/codex/continue", cs_api_continue, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/turn/:id", cs_api_turn, 0},
+    {"POST", "/api/codex/turn/:id/approval", cs_api_approval, CS_ROUTE_MUTATION},
     {"GET", "/api/codex/session/:id", cs_api_session, 0},
     {"DELETE", "/api/codex/session/:id", cs_api_delete, CS_ROUTE_MUTATION},
     {"POST", "/api/codex/session/:id/cancel", cs_api_cancel, CS_ROUTE_MUTATION},

@@ -49,6 +49,7 @@ static enum cs_status render_session(const struct cs_request *rq, struct cs_json
     cs_jsonw_time(w, "expiresAt", session->expires_at);
     cs_jsonw_string(w, "model", session->model);
     cs_jsonw_string(w, "sandbox", session->sandbox);
+    cs_jsonw_string(w, "approvalPolicy", session->approval);
     cs_jsonw_string(w, "cwd", session->cwd);
     cs_jsonw_string(w, "title", session->title);
     cs_jsonw_string(w, "userId", session->user);

@@ -1,4 +1,5 @@
-/* api/turns: POST /api/codex/session, POST /api/codex/continue, GET /api/codex/turn/:id. */
+/* api/turns: POST /api/codex/session, POST /api/codex/continue, GET /api/codex/turn/:id, POST
+ * /api/codex/turn/:id/approval. */
 #include <stdio.h>
 #include <string.h>
 
@@ -287,6 +288,8 @@ static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
         cs_jsonw_string(&w, "error", row->error);
         cs_jsonw_string(&w, "code", row->error_code);
     }
+    if (view->approvals != NULL)
+        cs_jsonw_raw(&w, "approvals", view->approvals, strlen(view->approvals));
     cs_jsonw_end_object(&w);
 }
 
@@ -309,5 +312,28 @@ enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct
         return rc;
     render_view(reply, &view);
     cs_turn_view_fini(&view);
+    return cs_buf_check(&reply->out, err);
+}
+
+enum cs_status cs_api_approval(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    const char *id = cs_json_get_string(rq->body, "approvalId");
+    bool approve = false;
+    struct cs_jsonw w;
+    enum cs_status rc = cs_decision_read(rq->body, &approve, err);
+
+    if (rc == CS_OK && id == NULL)
+        rc = cs_err_set(err, CS_INVALID, "invalid_approval_id", "approvalId must be a string");
+    if (rc == CS_OK)
+        rc = cs_turn_approve(rq->http->core, rq->param, id, approve, "rest", err);
+    if (rc != CS_OK)
+        return rc;
+    cs_reply_begin(reply, &w);
+    cs_jsonw_object(&w, NULL);
+    cs_jsonw_bool(&w, "success", true);
+    cs_jsonw_string(&w, "turnId", rq->param);
+    cs_jsonw_string(&w, "approvalId", id);
+    cs_jsonw_string(&w, "decision", approve ? "approve" : "decline");
+    cs_jsonw_end_object(&w);
     return cs_buf_check(&reply->out, err);
 }

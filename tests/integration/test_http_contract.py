@@ -91,6 +91,16 @@ def test_every_answer_is_as_documented(instant, document):
         headers={"Prefer": "respond-async"},
     )
     assert call("GET", turn + running["turnId"], 200, name=turn + "{id}")["status"] == "running"
+    approval = turn + "{id}/approval"
+    for tid, status, code, body in (
+        (running["turnId"], 404, "approval_not_found", {"approvalId": "1", "decision": "approve"}),
+        (session["metadata"]["turnId"], 404, "approval_not_found", {"approvalId": "1", "decision": "decline"}),
+        (NOBODY, 404, "turn_not_found", {"approvalId": "1", "decision": "approve"}),
+        (running["turnId"], 400, "invalid_decision", {"approvalId": "1", "decision": "acceptForSession"}),
+        (running["turnId"], 400, "invalid_decision", {"approvalId": "1"}),
+        (running["turnId"], 400, "invalid_approval_id", {"approvalId": 1, "decision": "approve"}),
+    ):
+        assert call("POST", approval.format(id=tid), status, body, name=approval)["code"] == code
     call("POST", "/api/codex/continue", 409, {"prompt": "x", "sessionId": running["sessionId"]})
     call("DELETE", one.format(id=running["sessionId"]), 409, name=one)
     cancel = one + "/cancel"
@@ -143,13 +153,13 @@ def test_a_member_of_the_wrong_type_is_named_and_nothing_begins(instant):
     before = instant.stats()["totalConversations"]
     wrong = {
         "prompt": 1, "model": [], "sandbox": {}, "userId": 1, "context": 1, "cwd": False, "title": 1.5,
-        "timeoutMs": "1000", "ttlSeconds": -1, "engine": 3,
+        "timeoutMs": "1000", "ttlSeconds": -1, "engine": 3, "approvalPolicy": True,
     }
     for name, value in wrong.items():
         reply = instant.post("/api/codex/session", {"prompt": "x", name: value})
         assert reply.status == 400 and name in reply["error"], reply
         assert reply["code"].startswith("invalid_"), reply
-    for bad in ({"model": ""}, {"sandbox": "none"}, {"timeoutMs": 1}, {"engine": "warp"}, {"cwd": "relative"}):
+    for bad in ({"model": ""}, {"sandbox": "none"}, {"timeoutMs": 1}, {"engine": "warp"}, {"cwd": "relative"}, {"approvalPolicy": "always"}):
         assert instant.post("/api/codex/session", {"prompt": "x", **bad}).status == 400, bad
     reply = instant.post("/api/codex/session", {"prompt": "x", "sandbox": "danger-full-access"})
     assert (reply.status, reply["code"]) == (403, "sandbox_above_ceiling")
