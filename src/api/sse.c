@@ -7,8 +7,8 @@
 #include "cs/core/events.h"
 #include "priv.h"
 
-#define FRAME_MAX ((size_t)600 << 20) /* bytes of an event with its lines */
-#define KEEP_MAX  ((size_t)16 * 1024) /* bytes of the buffer that are kept for the next event */
+#define FRAME_MAX ((size_t)64 * 1024) /* bytes of an event with its lines, and of the header */
+#define COPY_MAX  ((size_t)16 * 1024) /* longer data is sent from where it is */
 #define RETRY     "retry: 1000\n"     /* ms until a client comes back */
 
 enum cs_status cs_stream_enter(struct cs_http *http, struct cs_err *err)
@@ -60,23 +60,31 @@ static void log_broken(const struct cs_sse *sse, int64_t began)
            slow ? "slow_reader" : "gone", NULL);
 }
 
-static bool flush(struct cs_sse *sse)
+static bool put(struct cs_sse *sse, const char *data, size_t len)
 {
     int64_t began = cs_mono_ms();
 
-    if (sse->frame.status != CS_OK) {
-        cs_log(CS_LOG_WARN, "stream_dropped", "id", sse->rq->id, "reason",
-               cs_status_name(sse->frame.status), NULL);
-        sse->broken = true;
-    } else if (!cs_write_all(sse->rq, sse->frame.data, sse->frame.len)) {
+    if (!sse->broken && !cs_write_all(sse->rq, data, len)) {
         log_broken(sse, began);
         sse->broken = true;
     }
     sse->last = cs_mono_ms();
-    if (sse->frame.cap > KEEP_MAX)
-        cs_buf_fini(&sse->frame);
-    cs_buf_reset(&sse->frame);
     return !sse->broken;
+}
+
+static bool flush(struct cs_sse *sse)
+{
+    bool sent = false;
+
+    if (sse->frame.status == CS_OK) {
+        sent = put(sse, sse->frame.data, sse->frame.len);
+    } else {
+        cs_log(CS_LOG_WARN, "stream_dropped", "id", sse->rq->id, "reason",
+               cs_status_name(sse->frame.status), NULL);
+        sse->broken = true;
+    }
+    cs_buf_reset(&sse->frame);
+    return sent;
 }
 
 static void begin_frame(struct cs_sse *sse)
@@ -107,10 +115,14 @@ bool cs_sse_send(struct cs_sse *sse, const char *id, const char *name, const cha
         add_line(&sse->frame, "id: ", id, strlen(id));
     if (name != NULL)
         add_line(&sse->frame, "event: ", name, strlen(name));
-    if (len > 0)
-        add_line(&sse->frame, "data: ", data, len);
-    cs_buf_addc(&sse->frame, '\n');
-    return flush(sse);
+    if (len <= COPY_MAX) { /* one write for all */
+        if (len > 0)
+            add_line(&sse->frame, "data: ", data, len);
+        cs_buf_addc(&sse->frame, '\n');
+        return flush(sse);
+    }
+    cs_buf_adds(&sse->frame, "data: ");
+    return flush(sse) && put(sse, data, len) && put(sse, "\n\n", 2);
 }
 
 bool cs_sse_beat(struct cs_sse *sse)

@@ -4,26 +4,18 @@
 #include <string.h>
 
 #include "cs/base/clock.h"
+#include "events.h"
 #include "priv.h"
 
-#define FEED_MAX  ((size_t)256 * 1024) /* bytes waiting in a feed */
-#define EVENT_MAX ((size_t)512 << 20)  /* bytes of an event */
-#define KEEP_MAX  ((size_t)16 * 1024)  /* bytes of a feed's buffer that it keeps */
-#define PAGE      32                   /* ids read at once */
-
-/* A passing event, shared by the feeds that wait to give it out. */
-struct passing {
-    atomic_uint refs;
-    const char *name;
-    size_t len;
-    char data[];
-};
+#define FEED_MAX    ((size_t)256 * 1024) /* bytes waiting in a feed */
+#define PASSING_MAX ((size_t)512 << 20)  /* bytes of a passing event */
+#define PAGE        32                   /* ids read at once */
 
 /* What waits in a feed: a passing event, or lasting ones by their ids, which are read from the
  * store when it is their turn. */
 struct waiting {
     struct waiting *next;
-    struct passing *passing; /* NULL: lasting ones */
+    struct cs_told *passing; /* NULL: lasting ones */
     int64_t from, upto;      /* ids of the first and the last of them */
 };
 
@@ -39,8 +31,7 @@ struct cs_feed {
     int64_t ids[PAGE];    /* of these, the next ones */
     size_t id_count, id_next;
     int64_t reached;         /* up to where ids[] looked */
-    struct passing *current; /* the event given out last */
-    struct cs_buf text;      /* or its rendering */
+    struct cs_told *current; /* the event given out last */
 
     /* under bus->mutex */
     struct waiting *head, **tail;
@@ -65,15 +56,11 @@ struct cs_bus {
     struct seat *seats;
     size_t count, cap;
     bool closed;
+
+    struct cs_shelf shelf;
 };
 
 /* ---- publishing ---- */
-
-static void unref(struct passing *passing)
-{
-    if (passing != NULL && atomic_fetch_sub(&passing->refs, 1) == 1)
-        free(passing);
-}
 
 static struct waiting *pop_locked(struct cs_feed *feed)
 {
@@ -96,14 +83,14 @@ static void end_locked(struct cs_feed *feed, enum cs_status why)
 
     feed->end = why;
     while (why != CS_UNAVAILABLE && (first = pop_locked(feed)) != NULL) {
-        unref(first->passing);
+        cs_told_unref(first->passing);
         free(first);
     }
     pthread_cond_signal(&feed->changed);
 }
 
 /* Queue @passing, or the lasting event @id when it is NULL. */
-static void push_locked(struct cs_feed *feed, struct passing *passing, int64_t id)
+static void push_locked(struct cs_feed *feed, struct cs_told *passing, int64_t id)
 {
     size_t cost = sizeof *feed->last + (passing != NULL ? passing->len : 0);
     struct waiting *last;
@@ -156,39 +143,40 @@ bool cs_events_heard(struct cs_core *core)
     return atomic_load_explicit(&core->bus->heard, memory_order_relaxed) != 0;
 }
 
-static struct passing *passing_new(const struct cs_turn *turn, const char *name,
+static struct cs_told *passing_new(const struct cs_turn *turn, const char *name,
                                    const struct cs_buf *members)
 {
-    struct passing *passing = NULL;
+    struct cs_told *passing = NULL;
     struct cs_buf text;
 
-    cs_buf_init(&text, EVENT_MAX);
+    cs_buf_init(&text, PASSING_MAX);
     cs_event_begin(&text, turn->session.sid, turn->session.cid, turn->session.user, turn->row.tid);
     cs_buf_addc(&text, ',');
     cs_buf_add(&text, members->data, members->len);
     cs_buf_addc(&text, '}');
     if (text.status == CS_OK && members->status == CS_OK)
-        passing = malloc(sizeof *passing + text.len + 1);
-    if (passing != NULL) {
-        atomic_init(&passing->refs, 1);
-        passing->name = name;
-        passing->len = text.len;
-        memcpy(passing->data, text.data, text.len + 1);
-    }
+        passing = cs_told_new(&(struct cs_tale){
+            .name = name,
+            .session = turn->session.id,
+            .turn = turn->row.tid,
+            .user = turn->session.user,
+            .text = &text,
+        });
     cs_buf_fini(&text);
     return passing;
 }
 
-static bool wants_turn(const struct cs_feed *feed, const struct cs_turn *turn)
+static bool wants(const struct cs_feed *feed, const struct cs_told *told)
 {
-    return (feed->turn[0] == '\0' || strcmp(feed->turn, turn->row.tid) == 0) &&
-           (feed->user == NULL || strcmp(feed->user, turn->session.user) == 0);
+    return (feed->session == 0 || feed->session == told->session) &&
+           (feed->turn[0] == '\0' || strcmp(feed->turn, told->turn) == 0) &&
+           (feed->user == NULL || strcmp(feed->user, told->user) == 0);
 }
 
 void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_buf *members)
 {
     struct cs_bus *bus = turn->core->bus;
-    struct passing *passing;
+    struct cs_told *passing;
 
     if (!cs_events_heard(turn->core))
         return;
@@ -199,12 +187,11 @@ void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_b
     for (size_t i = 0; i < bus->count; i++) {
         const struct seat *seat = &bus->seats[i];
 
-        if ((seat->session == 0 || seat->session == turn->session.id) &&
-            wants_turn(seat->feed, turn))
+        if ((seat->session == 0 || seat->session == turn->session.id) && wants(seat->feed, passing))
             push_locked(seat->feed, passing, 0);
     }
     pthread_mutex_unlock(&bus->mutex);
-    unref(passing);
+    cs_told_unref(passing);
 }
 
 /* ---- the bus's life ---- */
@@ -212,9 +199,15 @@ void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_b
 enum cs_status cs_bus_start(struct cs_core *core, struct cs_err *err)
 {
     struct cs_bus *bus = calloc(1, sizeof *bus);
+    enum cs_status rc;
 
     if (bus == NULL)
         return cs_err_nomem(err);
+    rc = cs_shelf_init(&bus->shelf, err);
+    if (rc != CS_OK) {
+        free(bus);
+        return rc;
+    }
     pthread_mutex_init(&bus->mutex, NULL);
     core->bus = bus;
     cs_store_listen(core->store, on_commit, bus);
@@ -241,6 +234,7 @@ void cs_bus_stop(struct cs_core *core)
     if (bus == NULL)
         return;
     cs_store_listen(core->store, NULL, NULL);
+    cs_shelf_fini(&bus->shelf);
     pthread_mutex_destroy(&bus->mutex);
     free(bus->seats);
     free(bus);
@@ -295,8 +289,7 @@ static void stand_up(struct cs_feed *feed)
 
 static void feed_free(struct cs_feed *feed)
 {
-    unref(feed->current);
-    cs_buf_fini(&feed->text);
+    cs_told_unref(feed->current);
     free(feed->user);
     pthread_cond_destroy(&feed->changed);
     free(feed);
@@ -312,7 +305,6 @@ static enum cs_status feed_new(struct cs_core *core, const struct cs_feed_filter
         return cs_err_nomem(err);
     feed->core = core;
     feed->tail = &feed->head;
-    cs_buf_init(&feed->text, EVENT_MAX);
     rc = cs_cond_init(&feed->changed, err);
     if (rc != CS_OK) {
         free(feed);
@@ -498,7 +490,7 @@ static void begin(struct cs_feed *feed, struct waiting *first)
 }
 
 /* Find the ids that come next. A single one needs no search. */
-static enum cs_status turn_page(struct cs_feed *feed, struct cs_db *db, struct cs_err *err)
+static enum cs_status turn_page(struct cs_feed *feed, struct cs_err *err)
 {
     struct cs_message_range range = {
         .after = feed->reached,
@@ -506,6 +498,8 @@ static enum cs_status turn_page(struct cs_feed *feed, struct cs_db *db, struct c
         .session = feed->session,
         .user = feed->user,
     };
+    struct cs_db *db = NULL;
+    enum cs_status rc;
 
     feed->cursor = feed->reached;
     feed->id_next = feed->id_count = 0;
@@ -515,69 +509,40 @@ static enum cs_status turn_page(struct cs_feed *feed, struct cs_db *db, struct c
         feed->reached = range.upto;
         return CS_OK;
     }
-    return cs_message_ids(db, &range, feed->ids, PAGE, &feed->id_count, &feed->reached, err);
-}
-
-static bool wants_row(const struct cs_feed *feed, const struct cs_message_row *row)
-{
-    return (feed->session == 0 || feed->session == row->session) &&
-           (feed->turn[0] == '\0' || strcmp(feed->turn, row->tid) == 0) &&
-           (feed->user == NULL || strcmp(feed->user, row->user) == 0);
-}
-
-/* Render message @id; *out_name stays NULL when it is no event of this feed. */
-static enum cs_status render(struct cs_feed *feed, struct cs_db *db, int64_t id,
-                             const char **out_name, struct cs_err *err)
-{
-    struct cs_message_row row;
-    struct cs_err why = {.status = CS_OK};
-    enum cs_status rc = cs_message_get(db, id, &row, &why);
-
-    if (rc == CS_NOT_FOUND)
-        return CS_OK; /* deleted since */
-    if (rc != CS_OK)
-        return cs_err_set(err, rc, why.code, "%s", why.msg);
-    if (wants_row(feed, &row))
-        rc = cs_event_lasting(db, &row, &feed->text, out_name, err);
-    cs_message_row_fini(&row);
-    return rc;
-}
-
-/* The next lasting event that is due, with one look at the store; event->name stays NULL when it
- * was in vain. */
-static enum cs_status read_on(struct cs_feed *feed, struct cs_event *event, struct cs_err *err)
-{
-    struct cs_db *db = NULL;
-    enum cs_status rc = cs_store_read(feed->core->store, &db, err);
-
-    if (rc == CS_OK && feed->id_next == feed->id_count)
-        rc = turn_page(feed, db, err);
-    while (rc == CS_OK && event->name == NULL && feed->id_next < feed->id_count) {
-        event->id = feed->ids[feed->id_next];
-        rc = render(feed, db, event->id, &event->name, err);
-        if (rc == CS_OK) {
-            feed->cursor = event->id;
-            feed->id_next++;
-        }
-    }
-    if (rc == CS_OK && feed->id_next == feed->id_count)
-        feed->cursor = feed->reached;
+    rc = cs_store_read(feed->core->store, &db, err);
+    if (rc == CS_OK)
+        rc = cs_message_ids(db, &range, feed->ids, PAGE, &feed->id_count, &feed->reached, err);
     cs_store_done(feed->core->store, db);
     return rc;
 }
 
-static void let_go(struct cs_feed *feed)
+/* The next lasting event that is due becomes the current one; none does when the look was in vain.
+ */
+static enum cs_status read_on(struct cs_feed *feed, struct cs_err *err)
 {
-    unref(feed->current);
-    feed->current = NULL;
-    if (feed->text.cap > KEEP_MAX)
-        cs_buf_fini(&feed->text);
-    cs_buf_reset(&feed->text);
+    struct cs_bus *bus = feed->core->bus;
+    struct cs_told *told = NULL;
+    enum cs_status rc = CS_OK;
+
+    if (feed->id_next == feed->id_count)
+        rc = turn_page(feed, err);
+    while (rc == CS_OK && told == NULL && feed->id_next < feed->id_count) {
+        rc = cs_shelf_get(&bus->shelf, feed->core->store, feed->ids[feed->id_next], &told, err);
+        if (rc == CS_OK)
+            feed->cursor = feed->ids[feed->id_next++];
+        if (told != NULL && !wants(feed, told)) {
+            cs_told_unref(told);
+            told = NULL;
+        }
+    }
+    if (rc == CS_OK && feed->id_next == feed->id_count)
+        feed->cursor = feed->reached;
+    feed->current = told;
+    return rc;
 }
 
 /* A step towards the next event: look for lasting ones, or wait. */
-static enum cs_status advance(struct cs_feed *feed, int64_t deadline, struct cs_event *event,
-                              struct cs_err *err)
+static enum cs_status advance(struct cs_feed *feed, int64_t deadline, struct cs_err *err)
 {
     struct waiting *first;
     enum cs_status rc;
@@ -590,8 +555,9 @@ static enum cs_status advance(struct cs_feed *feed, int64_t deadline, struct cs_
     }
     rc = stopped(feed, err);
     if (rc == CS_OK)
-        rc = read_on(feed, event, err);
-    if (rc == CS_OK && event->name == NULL && feed->cursor < feed->goal && cs_mono_ms() >= deadline)
+        rc = read_on(feed, err);
+    if (rc == CS_OK && feed->current == NULL && feed->cursor < feed->goal &&
+        cs_mono_ms() >= deadline)
         rc = cs_err_set(err, CS_TIMEOUT, NULL, "the log is long");
     return rc;
 }
@@ -599,20 +565,18 @@ static enum cs_status advance(struct cs_feed *feed, int64_t deadline, struct cs_
 enum cs_status cs_feed_next(struct cs_feed *feed, int64_t deadline, struct cs_event *out_event,
                             struct cs_err *err)
 {
-    struct cs_event event = {.id = 0};
+    const struct cs_told *told;
     enum cs_status rc;
 
-    let_go(feed);
+    cs_told_unref(feed->current);
+    feed->current = NULL;
     do
-        rc = advance(feed, deadline, &event, err);
-    while (rc == CS_OK && event.name == NULL && feed->current == NULL);
+        rc = advance(feed, deadline, err);
+    while (rc == CS_OK && feed->current == NULL);
     if (rc != CS_OK)
         return rc;
-    if (feed->current != NULL)
-        event = (struct cs_event){0, feed->current->name, feed->current->data, feed->current->len};
-    else
-        event.data = feed->text.data, event.len = feed->text.len;
-    *out_event = event;
+    told = feed->current;
+    *out_event = (struct cs_event){told->id, told->name, told->data, told->len};
     return CS_OK;
 }
 
