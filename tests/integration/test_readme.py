@@ -6,7 +6,9 @@ import re
 import subprocess
 
 import pytest
+from support.claude_model import ClaudeModel
 from support.codex import ROOT
+from support.mcp import CLAUDE, QUIET, node_folder
 
 README = (ROOT / "README.md").read_text("utf-8")
 PORT = "127.0.0.1:3000"
@@ -89,6 +91,7 @@ def test_the_verbs_of_the_readme_run(daemon, shell_env, tmp_path):
         "token": (daemon.data_dir / "token").read_text("ascii").strip(),
         "sync": "No Redis is set",
         "backup": "wrote",
+        "mcp": "",  # Claude Code runs it, below; without a line on stdin it ends at once
         "version": "codex-sessiond ",
         "help": "--sandbox-ceiling",
     }
@@ -103,6 +106,40 @@ def test_the_verbs_of_the_readme_run(daemon, shell_env, tmp_path):
     assert (tmp_path / "sessions.db").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture
+def claude_env(shell_env):
+    return {**shell_env, **QUIET, "PATH": f"{CLAUDE.parent}:{node_folder()}:{shell_env['PATH']}"}
+
+
+def test_claude_code_is_connected_as_the_readme_says(daemon, claude_env, tmp_path):
+    stdio, shown, http = [command for command in commands() if command.startswith("claude ")]
+    tail = json.loads(re.search(r'^{"mcpServers".*', README, re.MULTILINE).group())["mcpServers"]["codex"]
+    assert stdio.endswith(f"-- {tail['command']} {' '.join(tail['args'])}")
+    for name, add, line in (("a", stdio, re.search("^codex: .*", README, re.MULTILINE).group()), ("b", http, "Connected")):
+        env = {**claude_env, "HOME": str(tmp_path / name)}
+        run(add.replace(PORT, f"127.0.0.1:{daemon.port}"), env)
+        assert line in run(shown, env).stdout
+
+
+def test_claude_code_has_the_conversation_of_the_readme(daemon, claude_env, tmp_path):
+    (_, first), (_, second) = calls = re.findall(r"^→ (codex\S*) (.*)$", README, re.MULTILINE)
+    tools = [f"mcp__codex__{tool}" for tool, _ in calls]
+    answer = json.loads(re.search(r'^← ({"threadId".*)$', README, re.MULTILINE).group(1))
+
+    def go_on(result):
+        begun = json.loads(result)
+        assert set(begun) == set(answer)
+        daemon.kill9()
+        daemon.start()
+        return tools[1], json.loads(second.replace(answer["threadId"], begun["threadId"]))
+
+    run(next(command for command in commands() if command.startswith("claude ")), claude_env)
+    with ClaudeModel() as claude:
+        claude.calls = [lambda _: (tools[0], json.loads(first)), go_on]
+        said = run(f"claude -p Begin. --allowedTools {','.join(tools)}", {**claude_env, **claude.env}).stdout
+    assert set(json.loads(said)) == set(answer) and "Argo" in json.loads(said)["content"]
+
+
 def test_no_command_of_the_readme_is_left_out():
-    known = ("scripts/", "curl ", "codex-sessiond ")
+    known = ("scripts/", "curl ", "claude ", "codex-sessiond ")
     assert [command for command in commands() if not command.startswith(known)] == []
