@@ -76,6 +76,7 @@ def test_every_answer_is_as_documented(instant, document):
     call("GET", "/api/codex/sessions?limit=1", 200, name="/api/codex/sessions")
     call("GET", "/api/codex/sessions?status=asleep", 400, name="/api/codex/sessions")
     assert call("GET", "/api/codex/events?lastEventId=x", 400, name="/api/codex/events")["code"] == "invalid_last_event_id"
+    assert call("GET", "/api/codex/ws", 426)["code"] == "upgrade_required"
     call("GET", f"/api/codex/events?sessionId={NOBODY}", 404, name="/api/codex/events")
     call("GET", "/api/codex/sync", 200)
     assert call("POST", "/api/codex/sync", 409, {"waitMs": 10})["code"] == "redis_off"
