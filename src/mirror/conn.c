@@ -67,6 +67,7 @@ void cs_redis_close(struct cs_redis *redis)
     redis->reader = NULL;
     cs_buf_fini(&redis->out); /* it may have held a whole queue */
     redis->written = redis->queued = redis->owed = redis->in_pos = redis->in_len = 0;
+    redis->hung_up = false;
     for (size_t i = 0; i < CS_SCRIPTS; i++)
         redis->scripts[i].loaded = false;
 }
@@ -190,17 +191,23 @@ enum cs_status cs_redis_flush(struct cs_redis *redis, int64_t deadline, struct c
 {
     if (!redis->wire)
         return not_connected(err);
+    if (redis->hung_up)
+        return CS_OK;
     /* What is left after the last reply was not asked for, and would pass for the next one. */
     if (redis->owed == redis->queued && redis->in_pos < redis->in_len)
         return failed(redis, cs_error_set(err, CS_ERROR_PROTOCOL, "the server's reply is refused",
                                           "nobody asked for it"));
     while (redis->written < redis->out.len) {
         size_t n = 0;
+        struct cs_err why = {0};
         enum cs_status rc =
             redis->wire->ops->write(redis->wire, redis->out.data + redis->written,
-                                    redis->out.len - redis->written, deadline, &n, err);
+                                    redis->out.len - redis->written, deadline, &n, &why);
+        redis->hung_up = rc == CS_UNAVAILABLE;
+        if (redis->hung_up)
+            return CS_OK;
         if (rc != CS_OK)
-            return failed(redis, rc);
+            return failed(redis, cs_err_set(err, rc, why.code, "%s", why.msg));
         redis->written += n;
         count(&redis->bytes_sent, n);
     }
@@ -215,9 +222,14 @@ enum cs_status cs_redis_flush(struct cs_redis *redis, int64_t deadline, struct c
 static enum cs_status read_more(struct cs_redis *redis, int64_t deadline, struct cs_err *err)
 {
     size_t n = 0;
-    enum cs_status rc = redis->wire->ops->read(redis->wire, redis->in, IN_SIZE, deadline, &n, err);
+    struct cs_err why = {0};
+    if (redis->hung_up)
+        deadline = cs_mono_ms();
+    enum cs_status rc = redis->wire->ops->read(redis->wire, redis->in, IN_SIZE, deadline, &n, &why);
+    if (rc == CS_TIMEOUT && redis->hung_up)
+        return cs_error_set(err, CS_ERROR_LOST, "writing to Redis", "it closed the connection");
     if (rc != CS_OK)
-        return rc;
+        return cs_err_set(err, rc, why.code, "%s", why.msg);
     redis->in_pos = 0;
     redis->in_len = n;
     count(&redis->bytes_received, n);

@@ -112,7 +112,8 @@ struct cs_redis {
     size_t written;
     size_t queued; /* commands in `out` */
     size_t owed;   /* replies */
-    char *in;      /* IN_SIZE bytes: read, not yet fed */
+    bool hung_up; /* the server did, while we wrote: it may have said why, and nothing else comes */
+    char *in;     /* IN_SIZE bytes: read, not yet fed */
     size_t in_pos, in_len;
     int wake_fd; /* eventfd */
     struct cs_script_slot scripts[CS_SCRIPTS];

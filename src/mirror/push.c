@@ -318,6 +318,7 @@ struct flight {
     struct cs_mirror_local locals[NEWS_MAX];
     struct cs_waiting *waiting[NEWS_MAX]; /* that ends with it, or NULL */
     enum way way[NEWS_MAX];
+    size_t messages[NEWS_MAX], sizes[NEWS_MAX]; /* of the request, and their bytes */
     bool more[NEWS_MAX];    /* messages, which go the slow way; it has no limit */
     unsigned how[NEWS_MAX]; /* to compare */
     size_t count;
@@ -356,6 +357,8 @@ static enum cs_status ask_put(struct cs_mirror *mirror, struct flight *flight, s
 
     if (rc == CS_OK && local->known && whole.text.len > 0) {
         flight->more[i] = whole.more;
+        flight->messages[i] = whole.count;
+        flight->sizes[i] = whole.text.len;
         flight->bytes += whole.text.len;
         rc = cs_whole_append(mirror, &putting, &why);
         flight->way[i] = rc == CS_OK ? WAY_PUT : WAY_SLOW;
@@ -374,6 +377,8 @@ static enum cs_status ask_push(struct cs_mirror *mirror, struct flight *flight, 
     if (rc == CS_NO_MEM)
         return cs_err_nomem(err);
     flight->more[i] = flight->batch.more;
+    flight->messages[i] = flight->batch.count;
+    flight->sizes[i] = flight->batch.text.len;
     flight->bytes += flight->batch.text.len;
     /* the queue or the request may be too small for it */
     flight->way[i] = rc == CS_OK ? WAY_PUSH : WAY_SLOW;
@@ -432,6 +437,8 @@ static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size
 
     if (rc != CS_OK) {
         flight->way[i] = WAY_SLOW;
+        if (cs_redis_class(&why) == CS_REDIS_LARGE) /* the server may hang up now: for next time */
+            (void)cs_ask_for_less(mirror, flight->messages[i], flight->sizes[i]);
         return cs_ends_step(mirror, &why) ? cs_err_set(err, why.status, why.code, "%s", why.msg)
                                           : CS_OK;
     }
