@@ -45,8 +45,6 @@ static const struct {
     enum cs_error error;
 } phrases[] = {
     {"max request size exceeded", CS_ERROR_LARGE},
-    {"max single record size exceeded", CS_ERROR_LARGE},
-    {"exceeds maximum allowed size", CS_ERROR_LARGE},
     {"invalid bulk length", CS_ERROR_LARGE},
     {"invalid multibulk length", CS_ERROR_LARGE},
     {"quota exceeded", CS_ERROR_FULL},
@@ -59,6 +57,7 @@ static const struct {
     {": -READONLY ", CS_ERROR_READONLY},
     {": -NOREPLICAS ", CS_ERROR_READONLY},
     {": -NOPERM ", CS_ERROR_AUTH},
+    {"The user executing the script can't", CS_ERROR_AUTH},
 };
 
 enum cs_error cs_error_of_reply(const char *text)
