@@ -232,11 +232,23 @@ static enum cs_status apply_value(struct compare *c, const char *text, size_t le
 
 static enum cs_status get_value(struct compare *c, struct cs_reply **out_reply, struct cs_err *err)
 {
-    char key[CS_KEY_CAP];
+    struct cs_reply *reply = NULL;
+    char key[CS_KEY_CAP], last[24];
+    size_t len = 0;
+    enum cs_status rc;
 
     key_of(key, CS_KEY_SESSION, c->sid);
-    return cs_redis_call(c->mirror->redis, cs_op_deadline() + 20000, out_reply, err, "GET", key,
-                         NULL);
+    (void)snprintf(last, sizeof last, "%d", CS_VALUE_MAX); /* a byte more than ours may have */
+    rc = cs_redis_call(c->mirror->redis, cs_op_deadline() + 20000, &reply, err, "GETRANGE", key,
+                       "0", last, NULL);
+    if (rc != CS_OK)
+        return rc;
+    if (cs_reply_string(reply, &len) != NULL && len > CS_VALUE_MAX) {
+        cs_reply_free(reply);
+        return cs_err_set(err, CS_INVALID, "invalid_record", "its value in Redis is too large");
+    }
+    *out_reply = reply;
+    return CS_OK;
 }
 
 static enum cs_status pull_value(struct compare *c, enum outcome *out, struct cs_err *err)
@@ -542,7 +554,7 @@ static enum cs_status import_value(struct compare *c, enum outcome *out, struct 
     if (rc != CS_OK)
         return rc;
     text = cs_reply_string(reply, &len);
-    if (text != NULL) {
+    if (len > 0) {
         if (cs_json_parse(text, len, 72u << 20, &root, NULL) != CS_OK) {
             *out = aside(c, "a value of another program is not JSON");
         } else {
