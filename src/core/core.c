@@ -165,6 +165,8 @@ enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fres
     core->old_configs[core->old_count++] = old;
     atomic_store_explicit(&core->config, next, memory_order_release);
     cs_expiry_note(core, cs_clock_ms());
+    if (core->mirror != NULL) /* what Redis refused us for may be mended, too: do not wait */
+        (void)!cs_mirror_sync(core->mirror, 0, NULL);
     return CS_OK;
 }
 
