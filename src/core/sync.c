@@ -227,6 +227,19 @@ static enum cs_status port_sessions(void *arg, const char *user, const char *aft
     return rc;
 }
 
+static enum cs_status port_archived(void *arg, const char *user, const char *after,
+                                    struct cs_id_page *page, struct cs_err *err)
+{
+    struct cs_core *core = arg;
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_archived(db, user, after, page, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
 /* Gives each user with its cursor. */
 struct visit_user {
     struct cs_db *db;
@@ -653,6 +666,7 @@ static enum cs_status make_mirror(struct cs_core *core, bool no_thread, struct c
                 .apply = port_apply,
                 .marked = port_marked,
                 .sessions = port_sessions,
+                .archived = port_archived,
                 .users = port_users,
                 .pushed = port_pushed,
             },

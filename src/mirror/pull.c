@@ -408,6 +408,80 @@ static enum cs_status compare_range(struct cs_mirror *mirror, const struct membe
     return rc;
 }
 
+/* MGET of the tombstones of some sessions. */
+static enum cs_status ask_tombs(struct cs_mirror *mirror, const struct cs_id_page *page,
+                                struct cs_reply **out_reply, struct cs_err *err)
+{
+    const char **argv = calloc(page->count + 1, sizeof *argv);
+    size_t *lens = calloc(page->count + 1, sizeof *lens), i;
+    char(*keys)[CS_KEY_CAP] = calloc(page->count, sizeof *keys);
+    enum cs_status rc = argv != NULL && lens != NULL && keys != NULL ? CS_OK : cs_err_nomem(err);
+
+    if (rc == CS_OK) {
+        argv[0] = "MGET";
+        lens[0] = 4;
+        for (i = 0; i < page->count; i++) {
+            argv[i + 1] = keys[i];
+            lens[i + 1] = (size_t)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_TOMB, page->ids[i]);
+        }
+        rc = cs_redis_append(mirror->redis, page->count + 1, argv, lens, err);
+    }
+    if (rc == CS_OK)
+        rc = cs_redis_take(mirror->redis, cs_op_deadline(), out_reply, err);
+    free(argv);
+    free(lens);
+    free(keys);
+    return rc;
+}
+
+static enum cs_status hear_tombs(struct cs_mirror *mirror, const char *user,
+                                 const struct cs_id_page *page, const struct cs_reply *reply,
+                                 struct cs_err *err)
+{
+    enum cs_status rc = cs_reply_check(reply, err);
+    size_t i;
+
+    for (i = 0; i < page->count && rc == CS_OK; i++) {
+        size_t len = 0;
+        const char *text = cs_reply_string(cs_reply_at(reply, i), &len);
+        struct cs_vector vv = {0};
+        const struct cs_mirror_change change = {
+            .kind = CS_CHANGE_TOMB, .sid = page->ids[i], .user = user, .vector = &vv};
+
+        if (text != NULL && cs_vector_parse(text, len, &vv, NULL) == CS_OK)
+            rc = mirror->options.port.apply(mirror->options.port.arg, &change, 1, err);
+        cs_vector_fini(&vv);
+    }
+    return rc;
+}
+
+/* What others deleted while it is in the archive here: no comparison asks for that. */
+static enum cs_status bury_archived(struct cs_mirror *mirror, const char *user, struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &mirror->options.port;
+    struct cs_id_page page = {.max = SIDS, .count = SIDS};
+    char after[CS_UUID_MAX] = "";
+    enum cs_status rc;
+
+    page.ids = calloc(SIDS, sizeof *page.ids);
+    rc = page.ids != NULL ? CS_OK : cs_err_nomem(err);
+    while (rc == CS_OK && page.count == SIDS) {
+        struct cs_reply *reply = NULL;
+
+        page.count = 0;
+        rc = port->archived(port->arg, user, after, &page, err);
+        if (rc != CS_OK || page.count == 0)
+            break;
+        memcpy(after, page.ids[page.count - 1], CS_UUID_MAX);
+        rc = ask_tombs(mirror, &page, &reply, err);
+        if (rc == CS_OK)
+            rc = hear_tombs(mirror, user, &page, reply, err);
+        cs_reply_free(reply);
+    }
+    free(page.ids);
+    return rc;
+}
+
 enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow,
                               struct cs_err *err)
 {
@@ -425,6 +499,8 @@ enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow
     rc = rc == CS_OK ? compare_range(mirror, &members, 0, indexed, 0, err) : rc;
     if (rc == CS_OK)
         rc = compare_range(mirror, &members, indexed, members.count, CS_COMPARE_INDEX, err);
+    if (rc == CS_OK)
+        rc = bury_archived(mirror, follow->user, err);
     free(members.sids);
     if (rc == CS_OK)
         rc = mirror->options.port.apply(mirror->options.port.arg, &moved, 1, err);

@@ -311,6 +311,17 @@ enum cs_status cs_replica_of_user(struct cs_db *db, const char *user, const char
     return status;
 }
 
+enum cs_status cs_replica_archived(struct cs_db *db, const char *user, const char *after,
+                                   struct cs_id_page *page, struct cs_err *err)
+{
+    struct cs_sql q;
+
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_ARCHIVED);
+    cs_sql_text(&q, user);
+    cs_sql_text(&q, after);
+    return read_page(&q, page, err);
+}
+
 enum cs_status cs_replica_users(struct cs_db *db,
                                 enum cs_status (*each)(void *arg, const char *user,
                                                        struct cs_err *err),

@@ -231,6 +231,10 @@ static const struct {
         {"SELECT sid FROM session WHERE user = ?1 AND archived_at IS NULL AND sid > ?2 "
          "ORDER BY sid LIMIT ?3",
          false},
+    [CS_SQL_REPLICA_ARCHIVED] =
+        {"SELECT sid FROM session WHERE user = ?1 AND archived_at IS NOT NULL AND sid > ?2 "
+         "ORDER BY sid LIMIT ?3",
+         false},
 
     [CS_SQL_MARK_GET] = {"SELECT cid, user, dirty, unsent, generation, stamp, aside, tomb "
                          "FROM mark WHERE sid = ?1",

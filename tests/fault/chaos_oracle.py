@@ -152,10 +152,10 @@ def check_told(told, views, limits):
     assert not strangers, f"nobody asked for {strangers} in {told.sid}"
     missing = told.owed() - here
     assert not missing, f"acknowledged and lost in {told.sid}: {missing}; there is {here}"
-    holders = [name for name, view in views.items() if told.sid in view.rows]
-    returned = here and here <= told.covered
-    assert not returned, f"{told.sid} of {told.user} was deleted; {live} have it live, of {holders} that have it"
     wanted = followers(views, told.user, limits)
+    holders = [name for name, view in views.items() if told.sid in view.rows and (name in wanted or name in live)]
+    returned = here and here <= told.covered and holders
+    assert not returned, f"{told.sid} of {told.user} was deleted; {live} have it live, of {holders} that have it"
     assert not live or set(live) == set(wanted), f"{told.sid} is live on {live} alone, not on {wanted.keys()}"
 
 

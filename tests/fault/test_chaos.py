@@ -2,7 +2,7 @@
 alike. The order of what happens is a seed's; how it interleaves is the machine's."""
 
 import pytest
-from chaos_world import World
+from chaos_world import LIMITS, World
 
 # The first ones, and those that once failed.
 SEEDS = list(range(1, 13))
@@ -43,5 +43,27 @@ def test_a_host_that_is_put_back_to_its_backup_comes_to_rest_unasked(ram, forget
         world.do_go_back(host)
         world.settle(alone=True)
         assert len(host.view().rows[told.sid]) == 8
+    finally:
+        world.end()
+
+
+def test_what_is_deleted_leaves_the_archives_of_other_hosts_too(ram, forgetful_codex):
+    """Also where the word of it is lost with Redis's log."""
+    world = World(0, ram, forgetful_codex)
+    try:
+        world.begin()
+        here, there, _ = world.hosts
+        sid = here.daemon.ask("one", userId="bob")["sessionId"]
+        world.sync_all()
+        for n in range(LIMITS["bob"]):
+            here.daemon.ask(f"another {n}", userId="bob")
+        world.sync_all()
+        for host in (here, there):
+            assert sid in host.view().rows.keys() - host.view().live, "it was put out"
+        world.redis.admin("FLUSHALL")
+        assert here.request("DELETE", f"/api/codex/session/{sid}").status == 200
+        for _ in range(2):
+            world.sync_all()
+        assert sid not in there.view().rows
     finally:
         world.end()

@@ -137,6 +137,9 @@ struct cs_mirror_port {
     /** All sessions of @user that are live, marked or deleted, likewise. */
     enum cs_status (*sessions)(void *arg, const char *user, const char *after,
                                struct cs_id_page *page, struct cs_err *err);
+    /** Those in the archive. */
+    enum cs_status (*archived)(void *arg, const char *user, const char *after,
+                               struct cs_id_page *page, struct cs_err *err);
     /** The users whose logs are followed, each with its cursor ("" when there is none). @each may
      * not call the port. */
     enum cs_status (*users)(void *arg,

@@ -76,6 +76,9 @@ CS_MUST_USE enum cs_status cs_replica_marked(struct cs_db *db, const char *after
                                              struct cs_id_page *page, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_replica_of_user(struct cs_db *db, const char *user, const char *after,
                                               struct cs_id_page *page, struct cs_err *err);
+CS_MUST_USE enum cs_status cs_replica_archived(struct cs_db *db, const char *user,
+                                               const char *after, struct cs_id_page *page,
+                                               struct cs_err *err);
 /** Users with a live session or a mark. */
 CS_MUST_USE enum cs_status cs_replica_users(struct cs_db *db,
                                             enum cs_status (*each)(void *arg, const char *user,
