@@ -136,32 +136,6 @@ def live_of_bob(host):
 # ---- a Redis that fails ----
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("nemesis", ["refuse", "stall", "slow", "swallow"])
-def test_a_bad_line_to_redis_keeps_nobody_waiting_and_loses_nothing(proxied, make_host, redis, nemesis):
-    host, line = proxied("alpha")
-    other = make_host("beta")
-    sid = host.ask("before")["sessionId"]
-    in_redis(redis, sid, 2)
-    break_line(line, nemesis)
-    sids = [sid]
-    for n in range(5):
-        began = time.monotonic()
-        host.go_on(sid, f"meanwhile {n}")
-        sids.append(host.ask(f"new meanwhile {n}")["sessionId"])
-        assert host.health()["status"] == "ok"
-        assert time.monotonic() - began < 3 * SLOWNESS
-    if nemesis in ("refuse", "stall"):
-        assert state(host)["pendingMessages"] > 0
-    mend_line(line)
-    drained(host)
-    assert len(in_redis(redis, sid, 12)["messages"]) == 12
-    for one in sids:
-        on(other, one, 12 if one == sid else 2)
-        assert messages(other, one) == messages(host, one)
-        assert host.session(one)["sync"] == "synced"
-
-
 def test_pending_is_counted_and_health_stays_well_while_redis_is_gone(make_host, redis):
     host = make_host("alpha")
     sid = host.ask("one")["sessionId"]
@@ -181,41 +155,6 @@ def test_pending_is_counted_and_health_stays_well_while_redis_is_gone(make_host,
     drained(host)
     in_redis(redis, sid, 4)
     in_redis(redis, new, 2)
-
-
-def test_a_redis_without_room_is_told_and_filled_later(make_host, redis):
-    host, other = make_host("alpha"), make_host("beta")
-    redis.command("CONFIG", "SET", "maxmemory", "1")
-    sid = host.ask("no room")["sessionId"]
-    wait_until(lambda: state(host)["state"] == "full", "it notices", 15)
-    assert state(host)["pendingMessages"] == 2 and host.health()["status"] == "ok"
-    redis.command("CONFIG", "SET", "maxmemory", "0")
-    drained(host)
-    on(other, sid, 2)
-
-
-def test_a_redis_that_takes_no_writes_is_told_and_filled_later(make_host, redis):
-    host = make_host("alpha")
-    redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
-    sid = host.ask("nobody listens")["sessionId"]
-    wait_until(lambda: state(host)["state"] == "readonly", "it notices", 15)
-    assert host.go_on(sid, "on")["metadata"]["continued"] is True
-    redis.command("CONFIG", "SET", "min-replicas-to-write", "0")
-    drained(host)
-    in_redis(redis, sid, 4)
-
-
-def test_a_wrong_password_is_told_and_nothing_else_suffers(make_host, redis):
-    redis.command("CONFIG", "SET", "requirepass", "the-right-one")
-    host = make_host("alpha", url=f"redis://:a-wrong-one@127.0.0.1:{redis.port}", online=False)
-    wait_until(lambda: state(host)["state"] == "auth", "it notices", 15)
-    sid = host.ask("here")["sessionId"]
-    assert host.go_on(sid, "on")["metadata"]["stale"] is True
-    assert host.health()["redis"] == "auth"
-    doctor = host.run("doctor", "--data-dir", str(host.data_dir), "--codex", str(host.codex))
-    assert doctor.returncode == 1 and "FAIL  redis" in doctor.stdout and "check user and password" in doctor.stdout
-    for text in (host.log(), doctor.stdout, doctor.stderr, host.get("/health").text, host.get("/api/codex/sync").text):
-        assert "a-wrong-one" not in text
 
 
 @pytest.mark.smoke
@@ -244,8 +183,9 @@ def test_readers_parse_the_session_at_every_moment_while_it_grows(make_host, red
     on(b, sid, 2)
     with other_program(redis, "watch", f"codex:session:{sid}") as reader:
         for n in range(20):
-            on((a, b)[n % 2], sid, 2 + 2 * n)
-            (a, b)[n % 2].go_on(sid, f"é {n} " + "x" * (100 * n))
+            host = (a, b)[n // 5 % 2]
+            on(host, sid, 2 + 2 * n)
+            host.go_on(sid, f"é {n} " + "x" * (100 * n))
         in_redis(redis, sid, 42)
         time.sleep(0.2)
         out, problems = reader.communicate("", 30 * SLOWNESS)

@@ -9,46 +9,14 @@ from contextlib import closing
 import pytest
 from support.between import Between
 from support.hosts import (
-    aside, break_line, drained, in_redis, listed, mend_line, messages, on, plain_session, run_program,
+    alike, aside, break_line, contents, drained, in_redis, is_set_aside, key, listed, mend_line, messages, on,
+    plain_session, run_program, set_and_log_are_sound,
 )
 from support.process import SLOWNESS, wait_until
 
 
-def key(sid):
-    return f"codex:session:{sid}"
-
-
 def database(host):
     return sqlite3.connect(host.data_dir / "codex-sessiond.db")
-
-
-def alike(*hosts, sid, count):
-    """Wait until each host shows so many messages; they are the same everywhere, and those in Redis too."""
-    for host in hosts:
-        on(host, sid, count)
-    shown = messages(hosts[0], sid)
-    for host in hosts[1:]:
-        assert messages(host, sid) == shown
-    return shown
-
-
-def contents(shown, kind="user"):
-    return [message["content"] for message in shown if message["type"] == kind]
-
-
-def set_and_log_are_sound(redis, user):
-    """The user's set names what is there, each key has an end, and no message was told twice."""
-    for sid in redis.call("SMEMBERS", f"user:sessions:{user}"):
-        assert redis.call("EXISTS", b"codex:session:" + sid) == 1
-    for name in redis.call("KEYS", "*"):
-        assert redis.call("PTTL", name) > 0, name
-    told = set()
-    for _, fields in redis.call("XRANGE", f"cx:log:{user}", "-", "+"):
-        entry = dict(zip(fields[::2], fields[1::2]))
-        if entry[b"k"] == b"add":
-            place = entry[b"s"], entry[b"o"], entry[b"f"]
-            assert place not in told, f"told twice: {place}"
-            told.add(place)
 
 
 # ---- a deletion against an append that it did not see ----
@@ -276,8 +244,7 @@ def test_a_value_of_a_newer_version_is_never_written(make_host, redis):
     newer = redis.call("GET", key(sid))
     for host in (a, b):
         assert host.go_on(sid, f"on {host.folder.name}")["success"] is True
-        why = "the session was written by a newer version"
-        wait_until(lambda host=host: aside(host) == {sid: why}, "it is set aside", 15)
+        is_set_aside(host, sid, "the session was written by a newer version")
     a.go_on(other, "goes on")
     alike(a, b, sid=other, count=4)
     assert redis.call("GET", key(sid)) == newer

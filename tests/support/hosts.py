@@ -108,5 +108,44 @@ def listed(host, query):
 
 
 def aside(host):
-    """What is set aside, and why."""
+    """What is set aside, and why. A local change takes a session out for a moment."""
     return {record["sessionId"]: record["reason"] for record in state(host)["quarantined"]}
+
+
+def is_set_aside(host, sid, why):
+    wait_until(lambda: why in aside(host).get(sid, ""), f"it is set aside: {why}", 15)
+
+
+def key(sid):
+    return f"codex:session:{sid}"
+
+
+def alike(*hosts, sid, count):
+    """Wait until each host shows so many messages; they are the same everywhere."""
+    for host in hosts:
+        on(host, sid, count)
+    shown = messages(hosts[0], sid)
+    for host in hosts[1:]:
+        other = messages(host, sid)
+        differ = [(n, str(a)[:300], str(b)[:300]) for n, (a, b) in enumerate(zip(shown, other)) if a != b]
+        assert not differ, f"{hosts[0].folder.name} and {host.folder.name}: {differ}"
+    return shown
+
+
+def contents(shown, kind="user"):
+    return [message["content"] for message in shown if message["type"] == kind]
+
+
+def set_and_log_are_sound(redis, user):
+    """The user's set names what is there, each key has an end, and no message was told twice."""
+    for sid in redis.call("SMEMBERS", f"user:sessions:{user}"):
+        assert redis.call("EXISTS", b"codex:session:" + sid) == 1
+    for name in redis.call("KEYS", "*"):
+        assert redis.call("PTTL", name) > 0, name
+    told = set()
+    for _, fields in redis.call("XRANGE", f"cx:log:{user}", "-", "+"):
+        entry = dict(zip(fields[::2], fields[1::2]))
+        if entry[b"k"] == b"add":
+            place = entry[b"s"], entry[b"o"], entry[b"f"]
+            assert place not in told, f"told twice: {place}"
+            told.add(place)

@@ -96,7 +96,7 @@ class Redis:
 
     def stop(self):
         if self.process and self.process.poll() is None:
-            self.process.terminate()
+            self.process.kill()  # what it would save is of no use, and it might refuse to end without
             self.process.wait(10)
 
     def __enter__(self):
