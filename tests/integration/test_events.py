@@ -6,6 +6,7 @@ import shutil
 import threading
 
 import pytest
+from support.browser import Browser
 from support.daemon import instant_codex
 from support.hosts import on
 from support.openapi import Document
@@ -384,3 +385,42 @@ def test_a_turn_on_one_host_is_heard_on_another(make_host):
             there.go_on(answer["conversationId"], "and back")
             assert [event["host"] for event in back.until("turn.completed")] == ["there", "there"]
     on(here, answer["sessionId"], 4)
+
+
+# ---- a browser ----
+
+LISTEN = """
+    window.heard = [];
+    const source = new EventSource(arguments[0]);
+    for (const name of arguments[1])
+        source.addEventListener(name, event => heard.push([name, event.lastEventId, JSON.parse(event.data).turnId]));
+    window.source = source;
+"""
+OPEN = 1  # EventSource.OPEN
+
+
+def test_a_browser_misses_nothing_over_restarts(make_daemon):
+    daemon = make_daemon().start()
+    daemon.args = ["--port", str(daemon.port)]  # where the page looks for it again
+    with Browser() as browser:
+        browser.open(f"http://127.0.0.1:{daemon.port}/healthz")
+        browser.run(LISTEN, "/api/codex/events", [*KEPT, "message.delta"])
+        connected = lambda: browser.run("return source.readyState") == OPEN  # noqa: E731
+        wait_until(connected, "it listens")
+        daemon.kill9()  # before it has heard of anything
+        daemon.start()
+        first = daemon.ask("[[deltas 3 10]]")["conversationId"]
+        daemon.restart()
+        daemon.go_on(first, "while it is away")
+        wait_until(connected, "it has come back", 30)
+        daemon.go_on(first, "[[deltas 5 50]]")
+        daemon.kill9()
+        daemon.start()
+        daemon.go_on(first, "the last one")
+        ids = all_ids(daemon)
+        heard = wait_until(
+            lambda: (h := browser.run("return heard"))[-1:] and h[-1][1] == str(ids[-1]) and h, "it has heard the end", 30
+        )
+    kept = [int(number) for name, number, _ in heard if name in KEPT]
+    assert kept == ids
+    assert sum(name == "message.delta" for name, _, _ in heard) >= 5
