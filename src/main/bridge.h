@@ -28,6 +28,7 @@ struct cs_line {
     char *id;           /* of a request, as JSON */
     char *cancels;      /* the request that a notifications/cancelled names, as JSON; or NULL */
     char *subject;      /* the conversation that a tool call names, or NULL */
+    char *uri;          /* params.uri, or NULL */
     char method[64];    /* cut */
     char revision[32];  /* of a stateless request; "" otherwise */
     struct cs_buf head; /* header lines of a stateless request */
@@ -55,14 +56,21 @@ void cs_line_error(struct cs_buf *out, const char *id, int code, const char *mes
 #define CS_RELAYS_OWN   4                      /* kept free for what the bridge itself says */
 #define CS_RELAYS_MAX   (CS_REQUESTS_MAX + 16) /* with notifications and answers beside them */
 
-/* What the client began with `initialize`. */
+#define CS_KEPT_MAX 64 /* of what the client set up for its session */
+
+struct cs_bridge_kept {
+    char *uri;  /* of the resource that is watched; "": the level of logging; NULL: a free place */
+    char *text; /* the client's line */
+};
+
+/* What the client began with `initialize`. The pointers are owned. */
 struct cs_bridge_session {
     char id[CS_ANSWER_ID_MAX]; /* "" before, and where the daemon gives none */
     char version[32];          /* as negotiated */
     unsigned generation;       /* counts its lives in daemons */
     bool renewing;             /* what needs it waits */
-    char *initialize;          /* the client's line, owned */
-    size_t initialize_len;
+    char *initialize;          /* the client's line */
+    struct cs_bridge_kept kept[CS_KEPT_MAX];
 };
 
 struct cs_relay;
@@ -84,12 +92,27 @@ struct cs_bridge {
 /** A message for the client, without line end. */
 void cs_bridge_say(struct cs_bridge *bridge, const char *text, size_t len);
 
+/* ---- bridge_session.c: what the client set up, and setting it up again ---- */
+
+/** The daemon has begun session @id. @line is the client's `initialize`; NULL: it is one that was
+ * renewed. */
+void cs_bridge_begun(struct cs_bridge *bridge, const struct cs_line *line, const char *id,
+                     const char *version);
+/** A request of the client was answered well: keep it if it is to be said again one day. */
+void cs_bridge_keep(struct cs_bridge *bridge, const struct cs_line *line);
+/** The session of @generation is not known: begin it again if nobody has yet. */
+CS_MUST_USE enum cs_status cs_bridge_renew(struct cs_bridge *bridge, unsigned generation,
+                                           struct cs_err *err);
+/** It has begun again: say the rest. */
+void cs_bridge_renewed(struct cs_bridge *bridge);
+void cs_bridge_session_fini(struct cs_bridge_session *session);
+
 /* ---- bridge_relay.c: one message on its way to the daemon, and what comes back ---- */
 
 enum cs_relay_kind {
     CS_RELAY_CLIENT,  /* a line of the client */
     CS_RELAY_RENEW,   /* its `initialize` once more */
-    CS_RELAY_RENEWED, /* and `notifications/initialized` */
+    CS_RELAY_RENEWED, /* and what else it had set up */
     CS_RELAY_LISTEN,  /* GET: what the daemon says unasked */
     CS_RELAY_BYE,     /* DELETE of the session */
 };

@@ -17,6 +17,7 @@ void cs_line_fini(struct cs_line *line)
     free(line->id);
     free(line->cancels);
     free(line->subject);
+    free(line->uri);
     cs_buf_fini(&line->head);
     *line = (struct cs_line){0};
 }
@@ -215,6 +216,7 @@ static enum cs_status read_method(struct cs_line *line, const struct cs_json *me
         line->cancels = dump_id(cs_json_get(params, "requestId"));
     if (strcmp(method, "tools/call") == 0)
         line->subject = copy(subject_of(params));
+    line->uri = copy(cs_json_get_string(params, "uri"));
     add_stateless(line, params, method);
     return cs_buf_check(&line->head, err);
 }

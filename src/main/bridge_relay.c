@@ -24,6 +24,7 @@
 #define OWN_MS      10000 /* for an answer to what the bridge itself asks */
 #define AGAIN_MS    25    /* between two looks for a daemon */
 #define CANCEL_MS   100   /* ahead of a cancellation, so that it does not overtake its request */
+#define LISTEN_MS   1000  /* the same, of what waits for news alone */
 #define TRIES_MAX   5
 #define RESUMES_MAX 20 /* in a row, that brought nothing */
 #define READ_BYTES  16384
@@ -156,30 +157,6 @@ static bool is_answer(const struct cs_relay *relay, const struct cs_json *messag
     return same;
 }
 
-/* The answer to `initialize`, whoever asked. */
-static void note_session(struct cs_relay *relay, const struct cs_json *message)
-{
-    struct cs_bridge_session *session = &relay->bridge->session;
-    const struct cs_json *result = cs_json_get(message, "result");
-    const char *version = cs_json_get_string(result, "protocolVersion");
-    char *text;
-
-    if (version == NULL || strlen(version) >= sizeof session->version ||
-        strspn(version, "0123456789-") != strlen(version))
-        return;
-    if (relay->kind == CS_RELAY_CLIENT) {
-        text = strdup(relay->line.text);
-        if (text == NULL)
-            return; /* then it cannot be renewed */
-        free(session->initialize);
-        session->initialize = text;
-        session->initialize_len = relay->line.len;
-    }
-    snprintf(session->id, sizeof session->id, "%s", relay->answer.session);
-    snprintf(session->version, sizeof session->version, "%s", version);
-    session->generation++;
-}
-
 /* An answer in the manner of REST, or none at all: the client gets an error of JSON-RPC. */
 static void answer_error(struct cs_relay *relay, const struct cs_json *body)
 {
@@ -213,9 +190,13 @@ static void take_message(struct cs_relay *relay, const struct cs_json *message, 
 {
     bool rpc = cs_json_get(message, "jsonrpc") != NULL;
     bool answer = rpc && is_request(relay) && is_answer(relay, message);
+    const struct cs_json *result = cs_json_get(message, "result");
 
-    if (strcmp(relay->line.method, "initialize") == 0 && relay->answer.status == 200)
-        note_session(relay, message);
+    if (result != NULL && strcmp(relay->line.method, "initialize") == 0)
+        cs_bridge_begun(relay->bridge, answer ? &relay->line : NULL, relay->answer.session,
+                        cs_json_get_string(result, "protocolVersion"));
+    else if (result != NULL && answer)
+        cs_bridge_keep(relay->bridge, &relay->line);
     if (relay->kind == CS_RELAY_RENEW || relay->kind == CS_RELAY_RENEWED ||
         relay->kind == CS_RELAY_BYE)
         return;
@@ -254,46 +235,18 @@ static void on_message(void *arg, const char *text, size_t len)
 
 /* ---- the session ---- */
 
-static enum cs_status add_own(struct cs_bridge *bridge, enum cs_relay_kind kind, const char *text,
-                              size_t len, struct cs_err *err)
-{
-    struct cs_line line;
-    int code;
-    enum cs_status rc = cs_line_read(text, len, NULL, &line, &code, err);
-
-    return rc == CS_OK ? cs_relay_add(bridge, kind, &line, err) : rc;
-}
-
 /* The daemon does not know the session (any more): begin it again, once for all that wait. */
 static void renew(struct cs_relay *relay)
 {
-    struct cs_bridge_session *session = &relay->bridge->session;
     struct cs_err err = {0};
 
-    if (relay->generation == session->generation && !session->renewing) {
-        if (session->initialize == NULL ||
-            add_own(relay->bridge, CS_RELAY_RENEW, session->initialize, session->initialize_len,
-                    &err) != CS_OK) {
-            fail(relay, "The daemon has forgotten the session, and it cannot be begun again");
-            return;
-        }
-        session->renewing = true;
-    }
     relay->delivered = false;
-    if (relay->tries++ < TRIES_MAX)
+    if (cs_bridge_renew(relay->bridge, relay->generation, &err) != CS_OK)
+        fail(relay, err.msg);
+    else if (relay->tries++ < TRIES_MAX)
         again(relay, 0);
     else
         fail(relay, "The daemon forgets the session again and again");
-}
-
-static void go_on_renewed(struct cs_relay *relay)
-{
-    static const char note[] = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}";
-    struct cs_err err = {0};
-
-    cs_log(CS_LOG_INFO, "session_renewed", NULL);
-    if (add_own(relay->bridge, CS_RELAY_RENEWED, note, sizeof note - 1, &err) != CS_OK)
-        cs_log_err("not_relayed", &err, "method", "notifications/initialized");
 }
 
 /* Hear what the daemon says unasked, if it offers that. */
@@ -302,6 +255,22 @@ static void listen_too(struct cs_bridge *bridge)
     if (bridge->listens || bridge->no_ears || bridge->in_ended || bridge->session.id[0] == '\0')
         return;
     bridge->listens = cs_relay_add(bridge, CS_RELAY_LISTEN, NULL, NULL) == CS_OK;
+}
+
+/* The stream of what is said unasked has ended, or there is none. */
+static void listen_on(struct cs_relay *relay)
+{
+    int status = relay->answer.status;
+
+    if (status == 404) {
+        renew(relay);
+    } else if (status == 0 || status == 200 || status == 503) {
+        relay->tries = 0;
+        again(relay, LISTEN_MS);
+    } else {
+        relay->bridge->no_ears = true;
+        end(relay);
+    }
 }
 
 /* ---- the end of an answer ---- */
@@ -339,14 +308,13 @@ static void hear_end(struct cs_relay *relay)
     bool whole = cs_answer_end(&relay->answer);
     int status = relay->answer.status;
 
-    if (status == 0 || (!whole && !relay->answer.stream)) {
+    if (relay->kind == CS_RELAY_LISTEN) {
+        listen_on(relay);
+    } else if (status == 0 || (!whole && !relay->answer.stream)) {
         lose(relay);
-    } else if (relay->kind == CS_RELAY_LISTEN) {
-        relay->bridge->no_ears = status != 200 && status != 404 && status != 503;
-        end(relay);
     } else if (relay->kind != CS_RELAY_CLIENT) {
         if (relay->kind == CS_RELAY_RENEW && status == 200)
-            go_on_renewed(relay);
+            cs_bridge_renewed(relay->bridge);
         end(relay);
     } else if (status == 503 && cs_mono_ms() < relay->reach_until) {
         wait_for_next(relay);
@@ -437,7 +405,9 @@ static void dial_again(struct cs_relay *relay)
 {
     hang_up(relay);
     relay->step = WAITS;
-    relay->at = cs_mono_ms() + (relay->v6 ? AGAIN_MS : 0);
+    relay->at = cs_mono_ms() + (!relay->v6                       ? 0
+                                : relay->kind == CS_RELAY_LISTEN ? LISTEN_MS
+                                                                 : AGAIN_MS);
     relay->v6 = !relay->v6;
 }
 
@@ -476,12 +446,16 @@ static void set_out(struct cs_relay *relay)
         relay->reach_until = now + REACH_MS;
         return;
     }
-    if (now >= relay->reach_until)
+    if (now >= relay->reach_until && relay->kind != CS_RELAY_LISTEN)
         rc = cs_err_set(&err, CS_UNAVAILABLE, "no_daemon", "The daemon cannot be reached");
     if (rc == CS_OK)
         rc = find_port(relay, &port, &err);
     if (rc == CS_BUSY)
         return;
+    if (rc == CS_UNAVAILABLE && relay->kind == CS_RELAY_LISTEN) {
+        relay->at = now + LISTEN_MS;
+        return;
+    }
     if (rc == CS_OK)
         rc = write_request(relay, port, &err);
     if (rc != CS_OK) {

@@ -275,7 +275,7 @@ static void fini(struct cs_bridge *bridge)
         cs_relay_free(bridge->relays[i]);
     cs_buf_fini(&bridge->in);
     cs_buf_fini(&bridge->out);
-    free(bridge->session.initialize);
+    cs_bridge_session_fini(&bridge->session);
     free(bridge->folder);
 }
 

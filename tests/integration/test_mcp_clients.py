@@ -39,7 +39,9 @@ def test_the_typescript_sdk_does_what_editors_do(daemon, clients, way):
     seen = json.loads(done.stdout)
     assert seen["server"] == "codex-sessiond"
     assert seen["errors"] == []
-    assert {"codex", "codex-reply", "codex-history", "codex-cancel"} <= {tool["name"] for tool in seen["tools"]}
+    assert {tool["name"] for tool in seen["tools"]} == {
+        "codex", "codex-reply", "codex-sessions", "codex-history", "codex-fork", "codex-cancel",
+    }
     assert all("outputSchema" in tool and "annotations" in tool for tool in seen["tools"])
     assert len(seen["progress"]) >= 2 and seen["progress"] == sorted(set(seen["progress"]))
     assert seen["first"]["content"].startswith("piece 1 piece 2")
@@ -74,6 +76,8 @@ def test_inspector_finds_nothing_to_complain_of(daemon, clients, way, era):
     answer = json.loads(called.stdout)["result"]["structuredContent"]
     assert answer["content"].startswith("I saw 1 message")
     assert daemon.history(answer["threadId"])[0] == ("user", "hello")
+    read = inspect("resources/read", "--uri", f"codex-session://{answer['threadId']}")
+    assert "hello" in json.loads(read.stdout)["result"]["contents"][0]["text"], read.stderr
 
     assert inspect("tools/call", "--tool-name", "no-such-tool", "--tool-args-json", "{}").returncode == 5
 
@@ -195,6 +199,13 @@ def test_codex_holds_a_conversation_through_us_over_a_restart(daemon, app_server
     second = call("codex-reply", {"prompt": "its name?", "threadId": first["threadId"]})
     assert "my boat is called Argo" in second["content"]
     assert second["threadId"] == first["threadId"]
+    (contents,) = app_server.ask("mcpServer/resource/read", {
+        "server": "sessions", "threadId": outer, "uri": f"codex-session://{first['threadId']}",
+    })["contents"]
+    read = json.loads(contents["text"])
+    assert [message["content"] for message in read["messages"] if message["type"] == "user"] == [
+        "my boat is called Argo", "its name?",
+    ]
 
 
 # ---- what `codex mcp-server` was ----

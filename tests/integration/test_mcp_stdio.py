@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import signal
 import time
 
@@ -189,6 +190,26 @@ def test_stdin_ends_and_the_call_goes_on_in_the_daemon(daemon, bridge):
     assert editor.close() == 0
     assert time.monotonic() - begun < 3.5
     wait_until(lambda: daemon.stats()["turns"]["completed"] == 1, "the turn has completed", 10)
+
+
+def test_what_is_watched_stays_watched_over_a_restart(daemon, bridge):
+    editor = bridge(daemon)
+    editor.initialize()
+    thread = editor.result(editor.call("codex", {"prompt": "hello"}))["structuredContent"]["threadId"]
+    uri = f"codex-session://{thread}"
+    editor.result(editor.ask("resources/subscribe", {"uri": uri}))
+    daemon.kill9()
+    daemon.start()
+
+    def told():
+        daemon.go_on(thread, "more")
+        try:
+            return editor.next(1)
+        except queue.Empty:
+            return None
+
+    updated = wait_until(told, "the editor is told", 10)
+    assert (updated["method"], updated["params"]["uri"]) == ("notifications/resources/updated", uri)
 
 
 def test_a_client_that_sends_too_much_at_once_is_told(daemon, bridge):
