@@ -415,19 +415,23 @@ static enum cs_status ask_tombs(struct cs_mirror *mirror, const struct cs_id_pag
     const char **argv = calloc(page->count + 1, sizeof *argv);
     size_t *lens = calloc(page->count + 1, sizeof *lens), i;
     char(*keys)[CS_KEY_CAP] = calloc(page->count, sizeof *keys);
-    enum cs_status rc = argv != NULL && lens != NULL && keys != NULL ? CS_OK : cs_err_nomem(err);
+    enum cs_status rc = CS_NO_MEM;
 
-    if (rc == CS_OK) {
-        argv[0] = "MGET";
-        lens[0] = 4;
-        for (i = 0; i < page->count; i++) {
-            argv[i + 1] = keys[i];
-            lens[i + 1] = (size_t)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_TOMB, page->ids[i]);
-        }
-        rc = cs_redis_append(mirror->redis, page->count + 1, argv, lens, err);
+    if (argv == NULL || lens == NULL || keys == NULL) {
+        (void)cs_err_nomem(err);
+        goto out;
     }
+    argv[0] = "MGET";
+    lens[0] = 4;
+    for (i = 0; i < page->count; i++) {
+        argv[i + 1] = keys[i];
+        lens[i + 1] = (size_t)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_TOMB, page->ids[i]);
+    }
+    rc = cs_redis_append(mirror->redis, page->count + 1, argv, lens, err);
     if (rc == CS_OK)
         rc = cs_redis_take(mirror->redis, cs_op_deadline(), out_reply, err);
+
+out:
     free(argv);
     free(lens);
     free(keys);
