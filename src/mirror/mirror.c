@@ -420,7 +420,7 @@ static enum cs_status take_lease(struct cs_mirror *mirror, const char *sid, stru
 {
     struct cs_script_reply reply = {0};
     struct cs_held *held;
-    char token[33] = "";
+    char token[CS_TOKEN_CAP] = "";
     enum cs_status rc;
 
     pthread_mutex_lock(&mirror->mutex);
@@ -623,7 +623,7 @@ enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char *identifier,
 static enum cs_status hold(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
 {
     struct cs_held *held, *fresh = calloc(1, sizeof *fresh);
-    unsigned char token[16];
+    unsigned char token[(CS_TOKEN_CAP - 1) / 2];
     enum cs_status rc;
 
     if (fresh == NULL)

@@ -12,9 +12,10 @@
 #include "cs/mirror/mirror.h"
 #include "script.h"
 
-#define CS_KEY_CAP  192   /* bytes of a key with its NUL: the longest prefix and a user of 128 */
-#define CS_ENTRY_ID 48    /* bytes of an id of a log entry with its NUL */
-#define CS_OP_MS    10000 /* for each reply */
+#define CS_KEY_CAP   192   /* bytes of a key with its NUL: the longest prefix and a user of 128 */
+#define CS_TOKEN_CAP 17    /* bytes of a lease's token with its NUL */
+#define CS_ENTRY_ID  48    /* bytes of an id of a log entry with its NUL */
+#define CS_OP_MS     10000 /* for each reply */
 
 /* An entry of ours in a user's log that has not come back in it yet. */
 struct cs_sent {
@@ -38,7 +39,7 @@ struct cs_follow {
 /* A turn's lease. */
 struct cs_held {
     char sid[CS_UUID_MAX];
-    char token[33];
+    char token[CS_TOKEN_CAP];
     int64_t renew_at; /* mono ms */
     bool asked;       /* Redis was asked for it */
     bool ended;       /* the turn is over */

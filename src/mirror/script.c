@@ -274,7 +274,6 @@ static enum cs_status add_push(struct words *words, const struct cs_push *push,
         rc = add_key(words, CS_KEY_LEASE, push->session.sid, err);
     if (rc != CS_OK)
         return rc;
-    adds(words, push->session.sid);
     add_number(words, numbers[0], push->session.ttl_s);
     adds(words, push->origin);
     add_number(words, numbers[1], push->from);

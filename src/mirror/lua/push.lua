@@ -1,7 +1,7 @@
 -- PUSH: append messages of one origin to a session and to its user's log.
 -- KEYS  1 session  2 log  3 user's set  4 conversation  [5 lease]
--- ARGV  1 session id  2 time to live (s; 0: none)  3 origin  4 sequence of the first message
---       5 state: `,"lastUsedAt":"…",…`  6 token of the lease, or ''  7… messages (JSON objects)
+-- ARGV  1 time to live (s; 0: none)  2 origin  3 sequence of the first message
+--       4 state: `,"lastUsedAt":"…",…`  5 token of the lease, or ''  6… messages (JSON objects)
 -- Reply {OK|NOINDEX, sequence, length, entry id}    written; NOINDEX: the user's set lacks it
 --       {DUP|FORK|GAP, sequence}                    nothing written
 --       {MISS|FOREIGN|PROTOCOL|NOLOG|WIDE|LARGE}    nothing written
@@ -10,8 +10,9 @@
 -- TTL, EXPIRE, SET; a day's first EXPIRE of the log. A wide tail costs one GETRANGE more, a repeated
 -- message one GET.
 -- Touches no key that it does not declare.
-local FIRST = 7
-local sid, ttl, origin, from = ARGV[1], lifetime(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local FIRST = 6
+local ttl, origin, from = lifetime(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local sid = KEYS[1]:match('[^:]*$')
 
 local t, why = read_tail(KEYS[1])
 if not t then return {why} end
@@ -32,7 +33,7 @@ if from <= have then
     if not value:find(ARGV[FIRST + i - from], 1, true) then return {'FORK', have} end
   end
   if to <= have then
-    if KEYS[5] then release(KEYS[5], ARGV[6]) end
+    if KEYS[5] then release(KEYS[5], ARGV[5]) end
     return {'DUP', have}
   end
 end
@@ -41,7 +42,7 @@ local blob = table.concat(ARGV, ',', FIRST + have + 1 - from)
 local length, start = t.L, t.L - t.width -- the old tail begins there: the comma's place
 local day = math.floor(t.at / 86400000000)
 t.vv[origin] = to
-t.state = newer_state(t.state, ARGV[5])
+t.state = newer_state(t.state, ARGV[4])
 t.width = fit(t)
 if not t.width then return {'WIDE'} end
 t.L = start + 1 + #blob + t.width
@@ -72,5 +73,5 @@ if call('SETRANGE', KEYS[1], start, ',' .. blob .. write_tail(t, t.width)) ~= t.
 end
 call('EXPIRE', KEYS[1], ttl)
 if math.floor(t.at / 86400000000) ~= day then call('EXPIRE', KEYS[2], LOG_TTL) end
-if KEYS[5] then release(KEYS[5], ARGV[6]) end
+if KEYS[5] then release(KEYS[5], ARGV[5]) end
 return {verdict, to, t.L, id}
