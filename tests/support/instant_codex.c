@@ -16,6 +16,7 @@
  *     [[fail]]       the turn fails
  *     [[garbage]]    lines that are no messages come before the answer
  *     [[huge N]]     an answer of N bytes
+ *     [[clock]]      the answer is the monotonic time at which it is written, in ns
  *
  * One thread, one poll loop. Any failure of its own ends it with status 70.
  */
@@ -39,7 +40,7 @@
 
 /** What a prompt asks for. */
 struct wish {
-    bool die, hang, deaf, fail, garbage;
+    bool die, hang, deaf, fail, garbage, clock;
     int64_t delay_ms;
     size_t huge; /* bytes; 0 for an echo */
 };
@@ -176,6 +177,7 @@ static struct wish parse_wish(const char *prompt)
         wish.deaf |= strncmp(at, "deaf]]", 6) == 0;
         wish.fail |= strncmp(at, "fail]]", 6) == 0;
         wish.garbage |= strncmp(at, "garbage]]", 9) == 0;
+        wish.clock |= strncmp(at, "clock]]", 7) == 0;
         if (strncmp(at, "delay ", 6) == 0) {
             wish.delay_ms = strtol(at + 6, NULL, 10);
         } else if (strncmp(at, "huge ", 5) == 0) {
@@ -203,8 +205,12 @@ static char *compose(const struct wish *wish, json_int_t known, const char *prom
         }
     }
     char text[ECHO_BYTES + 64];
-    (void)snprintf(text, sizeof text, "echo %" JSON_INTEGER_FORMAT ": %.*s", known, (int)len,
-                   prompt);
+    if (wish->clock) {
+        (void)snprintf(text, sizeof text, "%" PRId64, now_ns());
+    } else {
+        (void)snprintf(text, sizeof text, "echo %" JSON_INTEGER_FORMAT ": %.*s", known, (int)len,
+                       prompt);
+    }
     json_t *value = must(json_string(text));
     char *dump = must(json_dumps(value, JSON_ENCODE_ANY));
     json_decref(value);
