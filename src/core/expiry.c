@@ -1,6 +1,6 @@
-/* core/expiry: the sweeper: it archives what has expired, purges what is old,
- * and writes outcomes that the disk refused before. It sleeps until the next of
- * these is due; with nothing due it does not wake at all. */
+/* core/expiry: the sweeper: it archives what has expired, purges what is old, and writes outcomes
+ * that the disk refused before. It sleeps until the next of these is due; with nothing due it does
+ * not wake at all. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,9 +11,7 @@
 #include "cs/store/replica.h"
 #include "priv.h"
 
-#define JUMP_MS                                                                                    \
-    60000                /* a larger difference between wall clock and time since boot is a        \
-                            jump */
+#define JUMP_MS    60000 /* a larger difference between wall clock and time since boot is a jump */
 #define BATCH      200   /* sessions per transaction, so that prompts wait little */
 #define RETRY_MS   2000  /* between attempts to write refused outcomes */
 #define LEAST_MS   1000  /* between two sweeps */
@@ -24,8 +22,7 @@
 
 /* What a look at the clocks told. */
 struct cs_clock_state {
-    int64_t jump_wall;  /* wall ms just after the last jump; INT64_MIN: there was
-                           none */
+    int64_t jump_wall;  /* wall ms just after the last jump; INT64_MIN: there was none */
     int64_t since_jump; /* real ms since then */
     int64_t ahead;      /* as in struct cs_clock_watch */
 };
@@ -69,9 +66,9 @@ static int64_t look(struct cs_clock_watch *watch, struct cs_clock_state *out_now
     return wall;
 }
 
-/* A clock that jumps a day ahead, or back and ahead again, must not end every
- * session at once: one that was used before the jump has its whole time anew
- * from there, by the clock that cannot jump. */
+/* A clock that jumps a day ahead, or back and ahead again, must not end every session at once: one
+ * that was used before the jump has its whole time anew from there, by the clock that cannot
+ * jump. */
 bool cs_expired(struct cs_core *core, int64_t last_used_at, int64_t expires_at)
 {
     struct cs_clock_state now;
@@ -95,8 +92,8 @@ struct sweep {
     enum cs_status rc; /* of what was done beside it */
 };
 
-/* What was offered late has its hour in Redis, and on other hosts, from then
- * on: it is compared, and comes back. */
+/* What was offered late has its hour in Redis, and on other hosts, from then on: it is compared,
+ * and comes back. */
 static void heed_expired(const char *sid, const char *cid, void *arg)
 {
     struct sweep *sweep = arg;
@@ -198,8 +195,7 @@ static enum cs_status sweep_once(struct cs_core *core, int64_t *out_cleaned, int
         cs_history_forget_all(core);
         cs_log(CS_LOG_INFO, "sweep", "expired", CS_NUM(expired), "purged", CS_NUM(purged), NULL);
     }
-    /* with no days in the archive, what expires is purged in the same sweep: once
-     * is enough */
+    /* with no days in the archive, what expires is purged in the same sweep: once is enough */
     *out_cleaned = config->archive_days == 0 && purged >= expired ? purged : expired + purged;
     return rc;
 }
@@ -235,8 +231,7 @@ void cs_expiry_retry_later(struct cs_turn *turn)
     pthread_mutex_unlock(&core->mutex);
 }
 
-/* Write the outcomes that were refused; those refused again go back. Returns
- * whether any did. */
+/* Write the outcomes that were refused; those refused again go back. Returns whether any did. */
 static bool retry_unfinished(struct cs_core *core)
 {
     struct cs_turn *list, *turn;
@@ -262,8 +257,7 @@ static bool retry_unfinished(struct cs_core *core)
     return again;
 }
 
-/* Sleep until the sweep is due, an outcome waits, or the end. Returns false at
- * the end. */
+/* Sleep until the sweep is due, an outcome waits, or the end. Returns false at the end. */
 static bool await_work(struct cs_core *core, bool retrying)
 {
     int64_t now, deadline;
@@ -285,8 +279,8 @@ static bool await_work(struct cs_core *core, bool retrying)
     return !stopping;
 }
 
-/* Take the due time, so that notes made while the sweep runs are kept. Returns
- * whether a sweep is due. */
+/* Take the due time, so that notes made while the sweep runs are kept. Returns whether a sweep is
+ * due. */
 static bool take_due(struct cs_core *core)
 {
     bool due;

@@ -24,8 +24,7 @@ static void remote_fini(struct remote *remote)
     *remote = (struct remote){0};
 }
 
-/* How a try ended. LATER: there is something to write, when Redis has room
- * again. */
+/* How a try ended. LATER: there is something to write, when Redis has room again. */
 enum outcome { DONE, AGAIN, ASIDE, LATER };
 
 struct compare {
@@ -62,8 +61,7 @@ static enum cs_status ask_probe(struct cs_mirror *mirror, const char *sid, size_
     return rc;
 }
 
-/* A reply that may be an error of that key alone, e.g. of another type:
- * *out_bad then. */
+/* A reply that may be an error of that key alone, e.g. of another type: *out_bad then. */
 static enum cs_status take(struct cs_mirror *mirror, struct cs_reply **out_reply, bool *out_bad,
                            struct cs_err *err)
 {
@@ -415,8 +413,7 @@ struct import {
     int64_t parent_origin, parent_seq;
 };
 
-/* Whether the message still carries an identity, in the form in which every
- * host writes it. */
+/* Whether the message still carries an identity, in the form in which every host writes it. */
 static enum cs_status read_own(const struct cs_json *message, struct cs_record *out, bool *out_own,
                                struct cs_err *err)
 {
@@ -482,8 +479,8 @@ static enum cs_status import_new(struct import *import, const struct cs_json *me
     return rc;
 }
 
-/* One that carries its identity is what it says: it is known, or the next of
- * its origin. Behind a hole it is left to the host that has the whole. */
+/* One that carries its identity is what it says: it is known, or the next of its origin. Behind a
+ * hole it is left to the host that has the whole. */
 static enum cs_status import_message(struct import *import, const struct cs_json *message,
                                      struct cs_err *err)
 {
@@ -518,8 +515,8 @@ static enum cs_status import_messages(struct import *import, const struct cs_jso
     return rc;
 }
 
-/* Take a parsed foreign value over: first into Redis, where only one host's
- * import can replace it, then here. */
+/* Take a parsed foreign value over: first into Redis, where only one host's import can replace it,
+ * then here. */
 static enum cs_status adopt(struct compare *c, const struct cs_json *root, const char *digest,
                             enum outcome *out, struct cs_err *err)
 {
