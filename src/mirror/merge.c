@@ -376,6 +376,7 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
     struct cs_putting putting = {
         &c->local.meta, &c->local, &whole, NULL, c->remote.tail.meta,
     };
+    size_t max;
     enum cs_status rc;
 
     *out = LATER;
@@ -383,6 +384,12 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
         return CS_OK;
     *out = DONE;
     rc = cs_whole_load(c->mirror, c->sid, 0, &whole, &c->local, err);
+    /* a tombstone that covers the beginning is no reason to refuse the whole */
+    for (max = 2 * whole.text.len;
+         rc == CS_OK && whole.more && cs_vector_le(&whole.vv, &c->local.tomb); max *= 2) {
+        cs_whole_fini(&whole);
+        rc = cs_whole_load(c->mirror, c->sid, max, &whole, &c->local, err);
+    }
     if (rc != CS_OK || whole.text.len == 0 || !c->local.known)
         goto out;
     rc = call_put(c, &putting, &reply, &why);
