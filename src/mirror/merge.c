@@ -230,25 +230,25 @@ static enum cs_status apply_value(struct compare *c, const char *text, size_t le
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
+/* The value, unless it is too large to be a session: that is the session's trouble alone. */
 static enum cs_status get_value(struct compare *c, struct cs_reply **out_reply, struct cs_err *err)
 {
     struct cs_reply *reply = NULL;
     char key[CS_KEY_CAP], last[24];
-    size_t len = 0;
+    int64_t size;
     enum cs_status rc;
 
     key_of(key, CS_KEY_SESSION, c->sid);
-    (void)snprintf(last, sizeof last, "%d", CS_VALUE_MAX); /* a byte more than ours may have */
-    rc = cs_redis_call(c->mirror->redis, cs_op_deadline() + 20000, &reply, err, "GETRANGE", key,
-                       "0", last, NULL);
+    rc = cs_redis_call(c->mirror->redis, cs_op_deadline(), &reply, err, "STRLEN", key, NULL);
     if (rc != CS_OK)
         return rc;
-    if (cs_reply_string(reply, &len) != NULL && len > CS_VALUE_MAX) {
-        cs_reply_free(reply);
+    size = cs_reply_int(reply, 0);
+    cs_reply_free(reply);
+    if (size > CS_VALUE_MAX)
         return cs_err_set(err, CS_INVALID, "invalid_record", "its value in Redis is too large");
-    }
-    *out_reply = reply;
-    return CS_OK;
+    (void)snprintf(last, sizeof last, "%d", CS_VALUE_MAX - 1); /* it may have grown since */
+    return cs_redis_call(c->mirror->redis, cs_op_deadline() + 20000, out_reply, err, "GETRANGE",
+                         key, "0", last, NULL);
 }
 
 static enum cs_status pull_value(struct compare *c, enum outcome *out, struct cs_err *err)
