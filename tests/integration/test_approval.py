@@ -97,7 +97,7 @@ def test_what_is_approved_is_done_and_what_is_declined_is_not(make_daemon, cwd, 
         assert (resolved["approvalId"], resolved["decision"], resolved["by"]) == (asked["approvalId"], "approve", "rest")
         done, before = stream.until("turn.completed")
         assert "item" in before and (cwd / "yes.txt").exists()
-    assert "approvals" not in daemon.turn(done["turnId"])
+    assert "approvals" not in daemon.turn(done["turnId"], 5000)
     late = answer(daemon, asked, "approve")
     assert (late.status, late["code"]) == (404, "approval_not_found")
 
