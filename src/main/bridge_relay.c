@@ -122,6 +122,8 @@ static void again(struct cs_relay *relay, int64_t after_ms)
 /* The connection ended before the answer did. */
 static void lose(struct cs_relay *relay)
 {
+    if (relay->heard)
+        relay->tries = 0; /* one that lasts may outlive many daemons */
     if (relay->cancelled || !is_request(relay) || relay->answered) {
         if (relay->kind == CS_RELAY_CLIENT && !relay->delivered && relay->tries++ < TRIES_MAX)
             again(relay, AGAIN_MS);
@@ -223,7 +225,7 @@ static void on_message(void *arg, const char *text, size_t len)
     struct cs_json *message = NULL;
     struct cs_err err = {0};
 
-    relay->heard = true;
+    relay->heard = relay->answer.status == 200;
     if (relay->cancelled || is_refusal(relay))
         return;
     if (cs_json_parse(text, len, MESSAGE_MAX, &message, &err) == CS_OK)

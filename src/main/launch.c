@@ -146,9 +146,13 @@ enum cs_status cs_launch_port(struct cs_launch *launch, int *out_port, struct cs
     if (rc != CS_OK)
         return rc;
     if (owner.port != 0) {
+        launch->seen = true;
         *out_port = owner.port;
         return CS_OK;
     }
+    if (launch->seen) /* whoever keeps it alive may start it again: it is theirs to do */
+        launch->again_at = cs_mono_ms() + RESTART_MS;
+    launch->seen = false;
     if (owner.pid == 0 && failed)
         return tell_why(dir, err);
     if (owner.pid == 0 && launch->child == 0 && cs_mono_ms() >= launch->again_at) {

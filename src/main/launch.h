@@ -7,6 +7,7 @@
 #ifndef CS_MAIN_LAUNCH_H
 #define CS_MAIN_LAUNCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -15,6 +16,7 @@
 struct cs_launch {
     const struct cs_verb_input *input; /* borrowed: its settings are the daemon's */
     pid_t child;                       /* the daemon we started; 0: none that runs */
+    bool seen;                         /* a daemon was there when we last looked */
     int64_t again_at;                  /* when another may be started */
 };
 

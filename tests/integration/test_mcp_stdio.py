@@ -4,10 +4,12 @@ import json
 import os
 import queue
 import signal
+import socket
+import subprocess
 import time
 
 import pytest
-from support.mcp import Bridge, HeldFolder
+from support.mcp import SDK, Bridge, HeldFolder, node_folder
 from support.process import alive, command_line, wait_until
 from support.proxy import Proxy
 
@@ -175,7 +177,7 @@ def test_lines_that_are_no_message_are_answered_and_harm_nothing(daemon, bridge)
         answer = editor.next()
         assert (answer["id"], answer["error"]["code"]) == (None, code), raw[:40]
     editor.write(b"\n\r\n")
-    assert editor.result(editor.ask("ping")) == {}
+    assert editor.result(editor.ask("ping")) == {} and editor.others == []
     editor.write(b'{"jsonrpc":"2.0","id":"last","method":"ping"}')  # its end is that of stdin
     assert editor.close() == 0
     assert editor.answer("last")["result"] == {}
@@ -243,14 +245,40 @@ def test_a_call_whose_connection_breaks_gets_its_answer_once(make_daemon, bridge
         held.close()
 
 
-def test_a_call_that_dies_with_the_daemon_is_an_answer_that_names_the_conversation(daemon, bridge):
+def test_what_another_server_asks_reaches_the_editor_and_its_answer_the_server(daemon, bridge, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    example = SDK / "@modelcontextprotocol/sdk/dist/esm/examples/server/elicitationFormExample.js"
+    held = HeldFolder(tmp_path / "held", daemon, port)
+    server = subprocess.Popen(
+        [f"{node_folder()}/node", example], env={"PORT": str(port)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )
+    try:
+        editor = bridge(daemon, data_dir=held.path)  # waits until it listens
+        editor.initialize("2025-06-18", {"elicitation": {}})
+        number = editor.call("register_user", {})
+        asked = editor.next()
+        assert asked["method"] == "elicitation/create"
+        editor.send(id=asked["id"], result={"action": "accept", "content": {
+            "username": "anna", "email": "anna@example.org", "password": "12345678"}})
+        assert "Username: anna" in editor.result(number)["content"][0]["text"]
+        assert editor.close() == 0
+    finally:
+        server.kill()
+        server.wait()
+        held.close()
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])  # whose streams cannot be resumed, and can
+def test_a_call_that_dies_with_the_daemon_is_an_answer_that_names_the_conversation(daemon, bridge, version):
     editor = bridge(daemon)
-    editor.initialize()
+    editor.initialize(version)
     thread = editor.result(editor.call("codex", {"prompt": "hello"}))["structuredContent"]["threadId"]
     number = editor.call("codex-reply", {"prompt": "[[stall]]", "threadId": thread})
     wait_until(lambda: daemon.stats()["turns"]["running"] == 1, "the turn runs")
     daemon.kill9()
     daemon.start()
-    assert thread in json.dumps(editor.answer(number))
+    answer = editor.answer(number)
+    assert thread in json.dumps(answer) and ("error" in answer or answer["result"]["isError"])
     again = editor.result(editor.call("codex-reply", {"prompt": "and now?", "threadId": thread}))
     assert "hello" in text_of(again)
