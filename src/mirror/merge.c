@@ -704,7 +704,9 @@ static enum cs_status compare_ours(struct compare *c, enum outcome *out, struct 
     c->pull = false;
     if (pull)
         return pull_value(c, out, err);
-    rc = change(c, CS_CHANGE_STAMP, c->remote.tail.stamp, NULL, err);
+    rc = CS_OK; /* a comparison that finds nothing writes nothing */
+    if (c->remote.tail.stamp > c->local.stamp)
+        rc = change(c, CS_CHANGE_STAMP, c->remote.tail.stamp, NULL, err);
     if (rc == CS_OK && !c->local.live)
         rc = change(c, CS_CHANGE_LIVE, cs_local_ms(c->mirror, c->remote.tail.stamp), NULL, err);
     if (rc == CS_OK)
@@ -782,7 +784,7 @@ static enum cs_status settle(struct compare *c, bool bad, struct cs_err *err)
         return rc;
     if (outcome == ASIDE)
         return change(c, CS_CHANGE_ASIDE, 0, NULL, err);
-    if (outcome == DONE)
+    if (outcome == DONE && c->local.marked)
         return change(c, CS_CHANGE_CLEAN, c->local.generation, NULL, err);
     return CS_OK; /* others change it all the time: the mark stays */
 }

@@ -15,6 +15,7 @@
 #define NEWS_MAX    64         /* sessions in one pipeline */
 #define BATCH_MAX   64         /* messages in one request */
 #define FLIGHT_MAX  (8u << 20) /* bytes of a pipeline */
+#define DONE_MAX    (1u << 17) /* sessions of one call that are remembered, twice */
 #define WAIT_MS     30000      /* that a prompt waits for its answer */
 #define WAIT_NEW_MS 2000       /* in a session that other hosts do not know yet */
 
@@ -303,26 +304,102 @@ static size_t due(const struct cs_mirror *mirror, struct cs_mirror_news *news)
     return count;
 }
 
+/* ---- what is done already ---- */
+
+/* Each session is pushed to its end, though the pages of news that name it go on: how far. */
+struct done {
+    struct done_entry {
+        char sid[CS_UUID_MAX]; /* "": free */
+        int64_t origin, upto;
+    } * entries;
+    size_t count, cap; /* cap: 0 or a power of two */
+};
+
+static struct done_entry *done_find(const struct done *done, const struct cs_mirror_news *news)
+{
+    uint64_t hash = (uint64_t)news->origin;
+    const char *at;
+    size_t i;
+
+    for (at = news->sid; *at != '\0'; at++)
+        hash = (hash ^ (unsigned char)*at) * UINT64_C(1099511628211);
+    for (i = (size_t)(hash >> 20) & (done->cap - 1);; i = (i + 1) & (done->cap - 1)) {
+        struct done_entry *entry = &done->entries[i];
+
+        if (entry->sid[0] == '\0' ||
+            (entry->origin == news->origin && strcmp(entry->sid, news->sid) == 0))
+            return entry;
+    }
+}
+
+static int64_t done_upto(const struct done *done, const struct cs_mirror_news *news)
+{
+    return done->cap > 0 ? done_find(done, news)->upto : 0;
+}
+
+/* Twice the room. Past its cap, and without memory, it forgets: what is pushed again is known. */
+static void done_grow(struct done *done)
+{
+    size_t cap = done->cap == 0 ? 512 : done->cap * 2, i;
+    struct done grown = {NULL, 0, cap};
+
+    if (cap <= DONE_MAX)
+        grown.entries = calloc(cap, sizeof *grown.entries);
+    for (i = 0; i < done->cap && grown.entries != NULL; i++)
+        if (done->entries[i].sid[0] != '\0') {
+            struct cs_mirror_news key = {.origin = done->entries[i].origin};
+
+            memcpy(key.sid, done->entries[i].sid, CS_UUID_MAX);
+            *done_find(&grown, &key) = done->entries[i];
+            grown.count++;
+        }
+    free(done->entries);
+    *done = grown.entries != NULL ? grown : (struct done){NULL, 0, 0};
+}
+
+static void done_note(struct done *done, const struct cs_mirror_news *news, int64_t upto)
+{
+    struct done_entry *entry;
+
+    if (done->count * 2 >= done->cap)
+        done_grow(done);
+    if (done->cap == 0)
+        return;
+    entry = done_find(done, news);
+    done->count += entry->sid[0] == '\0';
+    memcpy(entry->sid, news->sid, CS_UUID_MAX);
+    entry->origin = news->origin;
+    if (entry->upto < upto)
+        entry->upto = upto;
+}
+
 /* ---- news of many sessions in one pipeline ---- */
 
 enum way {
     WAY_NONE, /* nothing to send */
-    WAY_PUSH, /* a reply to a PUSH is owed */
-    WAY_PUT,  /* to a PUT */
+    WAY_PUSH,
+    WAY_PUT,
     WAY_WAIT, /* for the end of its turn */
     WAY_SLOW, /* to be compared */
 };
 
+/* News on their way. */
+struct item {
+    struct cs_mirror_local local;
+    struct cs_waiting *waiting; /* that ends with it, or NULL */
+    enum way way;
+    bool owed;              /* a reply */
+    bool more;              /* messages behind this request */
+    size_t messages, bytes; /* of the request */
+    unsigned how;           /* to compare */
+};
+
 struct flight {
     struct cs_mirror_news news[NEWS_MAX];
-    struct cs_mirror_local locals[NEWS_MAX];
-    struct cs_waiting *waiting[NEWS_MAX]; /* that ends with it, or NULL */
-    enum way way[NEWS_MAX];
-    size_t messages[NEWS_MAX], sizes[NEWS_MAX]; /* of the request, and their bytes */
-    bool more[NEWS_MAX];    /* messages, which go the slow way; it has no limit */
-    unsigned how[NEWS_MAX]; /* to compare */
+    struct item items[NEWS_MAX];
     size_t count;
     int64_t upto; /* rowid; 0: no news */
+    struct done *done;
     struct batch batch;
     size_t bytes; /* of the pipeline */
 };
@@ -332,7 +409,7 @@ static void flight_free(struct flight *flight)
     size_t i;
 
     for (i = 0; i < flight->count; i++)
-        cs_mirror_local_fini(&flight->locals[i]);
+        cs_mirror_local_fini(&flight->items[i].local);
     cs_buf_fini(&flight->batch.text);
     free(flight);
 }
@@ -346,23 +423,31 @@ static bool is_new(const struct cs_mirror *mirror, const struct cs_mirror_local 
                            (ttl > 0 && cs_local_ms(mirror, local->stamp) + ttl < cs_clock_ms()));
 }
 
+/* The queue or the request may be too small for it: then it goes the slow way. */
+static enum cs_status asked(struct flight *flight, struct item *item, enum way way,
+                            enum cs_status rc, struct cs_err *err)
+{
+    if (rc == CS_NO_MEM)
+        return cs_err_nomem(err);
+    flight->bytes += item->bytes;
+    item->owed = rc == CS_OK;
+    item->way = item->owed ? way : WAY_SLOW;
+    return CS_OK;
+}
+
 static enum cs_status ask_put(struct cs_mirror *mirror, struct flight *flight, size_t i,
                               struct cs_err *err)
 {
-    struct cs_mirror_local *local = &flight->locals[i];
-    struct cs_err why = {0};
+    struct item *item = &flight->items[i];
     struct cs_whole whole;
-    struct cs_putting putting = {&local->meta, local, &whole, NULL, 0};
-    enum cs_status rc = cs_whole_load(mirror, flight->news[i].sid, 0, &whole, local, err);
+    struct cs_putting putting = {&item->local.meta, &item->local, &whole, NULL, 0};
+    enum cs_status rc = cs_whole_load(mirror, flight->news[i].sid, 0, &whole, &item->local, err);
 
-    if (rc == CS_OK && local->known && whole.text.len > 0) {
-        flight->more[i] = whole.more;
-        flight->messages[i] = whole.count;
-        flight->sizes[i] = whole.text.len;
-        flight->bytes += whole.text.len;
-        rc = cs_whole_append(mirror, &putting, &why);
-        flight->way[i] = rc == CS_OK ? WAY_PUT : WAY_SLOW;
-        rc = rc == CS_NO_MEM ? cs_err_nomem(err) : CS_OK;
+    if (rc == CS_OK && item->local.known && whole.text.len > 0) {
+        item->more = whole.more;
+        item->messages = whole.count;
+        item->bytes = whole.text.len;
+        rc = asked(flight, item, WAY_PUT, cs_whole_append(mirror, &putting, NULL), err);
     }
     cs_whole_fini(&whole);
     return rc;
@@ -371,18 +456,13 @@ static enum cs_status ask_put(struct cs_mirror *mirror, struct flight *flight, s
 static enum cs_status ask_push(struct cs_mirror *mirror, struct flight *flight, size_t i,
                                struct cs_err *err)
 {
-    struct cs_err why = {0};
-    enum cs_status rc = append_push(mirror, &flight->locals[i], &flight->batch, &why);
+    struct item *item = &flight->items[i];
 
-    if (rc == CS_NO_MEM)
-        return cs_err_nomem(err);
-    flight->more[i] = flight->batch.more;
-    flight->messages[i] = flight->batch.count;
-    flight->sizes[i] = flight->batch.text.len;
-    flight->bytes += flight->batch.text.len;
-    /* the queue or the request may be too small for it */
-    flight->way[i] = rc == CS_OK ? WAY_PUSH : WAY_SLOW;
-    return CS_OK;
+    item->more = flight->batch.more;
+    item->messages = flight->batch.count;
+    item->bytes = flight->batch.text.len;
+    return asked(flight, item, WAY_PUSH, append_push(mirror, &item->local, &flight->batch, NULL),
+                 err);
 }
 
 /* Put news @i into the pipeline, or find it another way. */
@@ -391,66 +471,86 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
 {
     const struct cs_mirror_port *port = &mirror->options.port;
     struct cs_mirror_news *news = &flight->news[i];
-    struct cs_mirror_local *local = &flight->locals[i];
-    struct cs_waiting *waiting = find_waiting(mirror, news->sid, news->origin);
+    struct item *item = &flight->items[i];
+    struct cs_mirror_local *local = &item->local;
     enum cs_status rc = port->load(port->arg, news->sid, local, NULL, NULL, err);
 
     if (rc != CS_OK)
         return rc;
-    flight->waiting[i] = waiting;
-    if (waiting != NULL && waiting->from < news->from)
-        news->from = waiting->from;
-    if (!local->known)
+    item->waiting = find_waiting(mirror, news->sid, news->origin);
+    if (item->waiting != NULL && item->waiting->from < news->from)
+        news->from = item->waiting->from;
+    if (news->from <= done_upto(flight->done, news))
+        news->from = done_upto(flight->done, news) + 1;
+    if (!local->known || cs_vector_get(&local->vv, news->origin) < news->from)
         return CS_OK;
     rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
     if (rc != CS_OK || flight->batch.count == 0)
         return rc;
     if (local->busy && !local->marked && !flight->batch.ended && !mirror->push_all) {
-        flight->way[i] = WAY_WAIT;
+        item->way = WAY_WAIT;
         return CS_OK;
     }
     return is_new(mirror, local) ? ask_put(mirror, flight, i, err)
                                  : ask_push(mirror, flight, i, err);
 }
 
+/* The next messages of news @i, the ones before having been taken. */
+static enum cs_status ask_more(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                               struct cs_err *err)
+{
+    const struct cs_mirror_news *news = &flight->news[i];
+    enum cs_status rc = CS_OK;
+
+    if (flight->items[i].way != WAY_PUSH || !flight->items[i].more)
+        return CS_OK;
+    rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
+    flight->items[i].more = false;
+    return rc == CS_OK && flight->batch.count > 0 ? ask_push(mirror, flight, i, err) : rc;
+}
+
 /* An accepted PUT or PUSH. */
-static enum cs_status note(struct cs_mirror *mirror, struct flight *flight, size_t i,
+static enum cs_status note(struct cs_mirror *mirror, const struct item *item,
                            const struct cs_script_reply *reply, struct cs_changes *changes,
                            struct cs_err *err)
 {
-    const struct cs_mirror_local *local = &flight->locals[i];
-    const struct cs_whole whole = {.more = flight->more[i]};
-    const struct cs_putting putting = {&local->meta, local, &whole, NULL, 0};
+    const struct cs_whole whole = {.more = item->more};
+    const struct cs_putting putting = {&item->local.meta, &item->local, &whole, NULL, 0};
 
-    return flight->way[i] == WAY_PUT ? cs_whole_note(mirror, &putting, reply, changes, err)
-                                     : note_accepted(mirror, local, reply, changes, err);
+    return item->way == WAY_PUT ? cs_whole_note(mirror, &putting, reply, changes, err)
+                                : note_accepted(mirror, &item->local, reply, changes, err);
 }
 
 /* Take the reply for news @i. */
 static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size_t i,
                            struct cs_changes *changes, struct cs_err *err)
 {
+    struct item *item = &flight->items[i];
     struct cs_script_reply reply = {0};
     struct cs_err why = {0};
     enum cs_verdict verdict;
     enum cs_status rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
 
+    item->owed = false;
     if (rc != CS_OK) {
-        flight->way[i] = WAY_SLOW;
+        item->way = WAY_SLOW;
         if (cs_redis_class(&why) == CS_REDIS_LARGE) /* the server may hang up now: for next time */
-            (void)cs_ask_for_less(mirror, flight->messages[i], flight->sizes[i]);
+            (void)cs_ask_for_less(mirror, item->messages, item->bytes);
         return cs_ends_step(mirror, &why) ? cs_err_set(err, why.status, why.code, "%s", why.msg)
                                           : CS_OK;
     }
     verdict = reply.verdict;
     if (verdict == CS_VERDICT_OK || verdict == CS_VERDICT_DUP || verdict == CS_VERDICT_NOINDEX)
-        rc = note(mirror, flight, i, &reply, changes, err);
-    if ((verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP) || flight->more[i])
-        flight->way[i] = WAY_SLOW;
+        rc = note(mirror, item, &reply, changes, err);
+    if (item->way == WAY_PUSH)
+        flight->news[i].from += (int64_t)item->messages;
+    if ((verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP) ||
+        (item->way == WAY_PUT && item->more))
+        item->way = WAY_SLOW;
     if (verdict == CS_VERDICT_FORK)
-        flight->how[i] = CS_COMPARE_PULL;
+        item->how = CS_COMPARE_PULL;
     else if (verdict == CS_VERDICT_NOINDEX)
-        flight->how[i] = CS_COMPARE_INDEX;
+        item->how = CS_COMPARE_INDEX;
     cs_script_reply_free(&reply);
     return rc;
 }
@@ -471,32 +571,56 @@ static enum cs_status add_marks(const struct flight *flight, struct cs_changes *
     size_t i;
 
     for (i = 0; i < flight->count && rc == CS_OK; i++) {
+        const struct item *item = &flight->items[i];
         const char *sid = flight->news[i].sid;
 
-        if (flight->way[i] == WAY_SLOW || flight->way[i] == WAY_WAIT)
+        if (item->way == WAY_SLOW || item->way == WAY_WAIT)
             rc = add_change(changes, CS_CHANGE_UNSENT, sid, 0, err);
-        else if (flight->waiting[i] != NULL)
-            rc = add_change(changes, CS_CHANGE_CLEAN, sid, flight->waiting[i]->generation, err);
+        else if (item->waiting != NULL)
+            rc = add_change(changes, CS_CHANGE_CLEAN, sid, item->waiting->generation, err);
     }
     return rc;
 }
 
-static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct flight *flight, size_t i,
-                                    struct cs_err *err)
+static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct cs_mirror_news *news,
+                                    const struct cs_mirror_local *local, struct cs_err *err)
 {
-    const struct cs_mirror_local *local = &flight->locals[i];
     struct cs_waiting *waiting = calloc(1, sizeof *waiting);
 
     if (waiting == NULL)
         return cs_err_nomem(err); /* its mark stands */
-    memcpy(waiting->sid, flight->news[i].sid, CS_UUID_MAX);
-    waiting->origin = flight->news[i].origin;
-    waiting->from = flight->news[i].from;
+    memcpy(waiting->sid, news->sid, CS_UUID_MAX);
+    waiting->origin = news->origin;
+    waiting->from = news->from;
     waiting->generation = local->generation + 1;
     waiting->until = cs_mono_ms() + (local->stamp == 0 ? WAIT_NEW_MS : WAIT_MS);
     waiting->next = mirror->waiting;
     mirror->waiting = waiting;
     return CS_OK;
+}
+
+/* The marks are set. */
+static enum cs_status settle_each(struct cs_mirror *mirror, struct flight *flight,
+                                  struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+    size_t i;
+
+    for (i = 0; i < flight->count && rc == CS_OK; i++) {
+        struct item *item = &flight->items[i];
+
+        drop_waiting(mirror, item->waiting);
+        item->waiting = NULL;
+        if (item->way == WAY_WAIT)
+            rc = begin_waiting(mirror, &flight->news[i], &item->local, err);
+        if (item->way == WAY_SLOW)
+            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1, NULL,
+                            item->how, err);
+        if (rc == CS_OK && item->way != WAY_WAIT)
+            done_note(flight->done, &flight->news[i],
+                      cs_vector_get(&item->local.vv, flight->news[i].origin));
+    }
+    return rc;
 }
 
 /* Set the marks, and only then let the cursor pass; in one transaction if nothing is to be compared
@@ -510,43 +634,52 @@ static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight,
     size_t i;
 
     for (i = 0; i < flight->count; i++)
-        slow = slow || flight->way[i] == WAY_SLOW;
+        slow = slow || flight->items[i].way == WAY_SLOW;
     if (rc == CS_OK && !slow && flight->upto > 0)
         rc = cs_changes_add(changes, &pushed, err);
     if (rc == CS_OK)
         rc = cs_changes_apply(mirror, changes, err);
-    if (rc != CS_OK)
-        return rc;
-    for (i = 0; i < flight->count && rc == CS_OK; i++) {
-        drop_waiting(mirror, flight->waiting[i]);
-        if (flight->way[i] == WAY_WAIT)
-            rc = begin_waiting(mirror, flight, i, err);
-    }
-    for (i = 0; i < flight->count && rc == CS_OK; i++)
-        if (flight->way[i] == WAY_SLOW)
-            rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1, NULL,
-                            flight->how[i], err);
+    if (rc == CS_OK)
+        rc = settle_each(mirror, flight, err);
     if (rc == CS_OK && slow && flight->upto > 0)
         rc = mirror->options.port.apply(mirror->options.port.arg, &pushed, 1, err);
+    return rc;
+}
+
+typedef enum cs_status (*asker)(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                                struct cs_err *err);
+
+/* One request for each of the news that have something to send. *out_any: some had. */
+static enum cs_status fly_once(struct cs_mirror *mirror, struct flight *flight, asker ask_for,
+                               struct cs_changes *changes, bool *out_any, struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+    size_t i, sent;
+
+    *out_any = false;
+    for (sent = 0; sent < flight->count && rc == CS_OK;) {
+        size_t first = sent;
+
+        for (flight->bytes = 0; sent < flight->count && rc == CS_OK && flight->bytes < FLIGHT_MAX;
+             sent++)
+            rc = ask_for(mirror, flight, sent, err);
+        for (i = first; i < sent && rc == CS_OK; i++)
+            if (flight->items[i].owed) {
+                *out_any = true;
+                rc = hear(mirror, flight, i, changes, err);
+            }
+    }
     return rc;
 }
 
 static enum cs_status fly(struct cs_mirror *mirror, struct flight *flight, struct cs_err *err)
 {
     struct cs_changes changes = {0};
-    enum cs_status rc = CS_OK;
-    size_t i, sent;
+    bool any;
+    enum cs_status rc = fly_once(mirror, flight, ask, &changes, &any, err);
 
-    for (sent = 0; sent < flight->count && rc == CS_OK;) {
-        size_t first = sent;
-
-        for (flight->bytes = 0; sent < flight->count && rc == CS_OK && flight->bytes < FLIGHT_MAX;
-             sent++)
-            rc = ask(mirror, flight, sent, err);
-        for (i = first; i < sent && rc == CS_OK; i++)
-            if (flight->way[i] == WAY_PUSH || flight->way[i] == WAY_PUT)
-                rc = hear(mirror, flight, i, &changes, err);
-    }
+    while (rc == CS_OK && any)
+        rc = fly_once(mirror, flight, ask_more, &changes, &any, err);
     if (rc == CS_OK)
         rc = settle(mirror, flight, &changes, err);
     cs_changes_fini(&changes);
@@ -583,14 +716,18 @@ static enum cs_status fill(struct cs_mirror *mirror, struct flight *flight, bool
 
 enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
 {
+    struct done done = {NULL, 0, 0};
     enum cs_status rc = CS_OK;
     bool more = mirror->push_after <= cs_mono_ms();
 
     while (rc == CS_OK && more) {
         struct flight *flight = calloc(1, sizeof *flight);
 
-        if (flight == NULL)
-            return cs_err_nomem(err);
+        if (flight == NULL) {
+            rc = cs_err_nomem(err);
+            break;
+        }
+        flight->done = &done;
         cs_buf_init(&flight->batch.text, SIZE_MAX / 2);
         rc = fill(mirror, flight, &more, err);
         if (rc == CS_OK && more)
@@ -598,5 +735,6 @@ enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
         flight_free(flight);
         cs_mirror_serve(mirror);
     }
+    free(done.entries);
     return rc;
 }
