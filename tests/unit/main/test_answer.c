@@ -85,8 +85,8 @@ static void a_body_is_one_message_on_one_line(void **state)
         "HTTP/1.1 200 OK\r\nX: y\r\n\r\n{\"a\":\r\n1 }",
         "HTTP/1.0 200\r\nX:\r\n\r\n{\"a\":\r\n1 }",
         "HTTP/1.1 200 OK\ncontent-length:10\n\n{\"a\":\r\n1 }",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        "4;x=y\r\n{\"a\"\r\n06 \r\n:\r\n1 }\r\n0\r\nTrailer: x\r\n\r\n",
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+         "4;x=y\r\n{\"a\"\r\n06 \r\n:\r\n1 }\r\n0\r\nTrailer: x\r\n\r\n"),
     };
     size_t i;
 
