@@ -9,16 +9,10 @@
 
 #include "priv.h"
 
-#define RETRY_MS "1000" /* until a client whose stream broke comes back */
-#define HEAD_MAX 4096   /* bytes of a stream's header and of an event beside its data */
-
 /* A request's way back. */
 struct way {
     struct cs_request *rq;
-    struct cs_reply *reply;
-    const char *session; /* issued by the answer; "" */
-    bool open;           /* the stream has begun */
-    bool gone;           /* the client did not take what was sent */
+    struct cs_sse sse;
 };
 
 static struct cs_mcp_head head_of(const struct cs_request *rq)
@@ -34,62 +28,18 @@ static struct cs_mcp_head head_of(const struct cs_request *rq)
 
 /* ---- the stream ---- */
 
-static void put_head(struct way *way, struct cs_buf *out)
-{
-    if (way->open)
-        return;
-    way->open = true;
-    way->reply->sent = true;
-    way->reply->status = 200;
-    way->rq->close = true;
-    mg_disable_connection_keep_alive(way->rq->conn);
-    cs_buf_adds(out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                     "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
-                     "X-Content-Type-Options: nosniff\r\nConnection: close\r\n");
-    cs_buf_addf(out, "X-Request-Id: %s\r\n", way->rq->id);
-    if (way->session[0] != '\0')
-        cs_buf_addf(out, "Mcp-Session-Id: %s\r\n", way->session);
-    cs_buf_adds(out, "\r\n");
-}
-
-/* Send what is in @out and forget it. */
-static bool put(struct way *way, struct cs_buf *out)
-{
-    if (!way->gone)
-        way->gone =
-            out->status != CS_OK || mg_write(way->rq->conn, out->data, out->len) != (int)out->len;
-    cs_buf_fini(out);
-    return !way->gone;
-}
-
-/* Our JSON has no line ends: a message is one line of data. */
-static bool send_event(void *arg, const char *event, const char *json, size_t len)
+static bool send_message(void *arg, const char *event, const char *json, size_t len)
 {
     struct way *way = arg;
-    struct cs_buf out;
 
-    cs_buf_init(&out, len + HEAD_MAX);
-    put_head(way, &out);
-    if (event != NULL)
-        cs_buf_addf(&out, "id: %s\n", event);
-    if (len == 0)
-        cs_buf_adds(&out, "retry: " RETRY_MS "\n");
-    cs_buf_adds(&out, "data: ");
-    if (len > 0)
-        cs_buf_add(&out, json, len);
-    cs_buf_adds(&out, "\n\n");
-    return put(way, &out);
+    return cs_sse_send(&way->sse, event, NULL, len > 0 ? json : "", len);
 }
 
 static bool beat(void *arg)
 {
     struct way *way = arg;
-    struct cs_buf out;
 
-    cs_buf_init(&out, HEAD_MAX);
-    put_head(way, &out);
-    cs_buf_adds(&out, ":\n\n");
-    return put(way, &out);
+    return cs_sse_beat(&way->sse);
 }
 
 static enum cs_status enter(void *arg, struct cs_err *err)
@@ -104,6 +54,20 @@ static void leave(void *arg)
     const struct way *way = arg;
 
     cs_wait_leave(way->rq->http);
+}
+
+static enum cs_status enter_stream(void *arg, struct cs_err *err)
+{
+    const struct way *way = arg;
+
+    return cs_stream_enter(way->rq->http, err);
+}
+
+static void leave_stream(void *arg)
+{
+    const struct way *way = arg;
+
+    cs_stream_leave(way->rq->http);
 }
 
 /* ---- what a client takes ---- */
@@ -134,28 +98,34 @@ static enum cs_status reply_json(struct cs_reply *reply, const struct cs_mcp_ans
     struct cs_jsonw w;
 
     reply->status = answer->status;
-    if (answer->session[0] != '\0')
-        cs_reply_header(reply, "Mcp-Session-Id", answer->session);
     cs_reply_begin(reply, &w);
     cs_buf_add(&reply->out, answer->json.data, answer->json.len);
     return cs_buf_check(&reply->out, err);
 }
 
-/* End the stream that has begun, or is all that the client takes. */
-static void reply_stream(struct way *way, const struct cs_mcp_answer *answer)
+/* Answer as JSON, or as the last event of a stream that has begun or is wanted. */
+static enum cs_status reply_answer(struct way *way, struct cs_reply *reply, bool stream,
+                                   struct cs_mcp_answer *answer, struct cs_err *err)
 {
-    way->session = answer->session;
-    if (answer->json.len > 0)
-        (void)send_event(way, NULL, answer->json.data, answer->json.len);
+    enum cs_status rc = CS_OK;
+
+    if (answer->session[0] != '\0' && !reply->sent)
+        cs_reply_header(reply, "Mcp-Session-Id", answer->session);
+    if (!reply->sent && !stream)
+        rc = reply_json(reply, answer, err);
+    else if (answer->json.len > 0)
+        (void)cs_sse_send(&way->sse, NULL, NULL, answer->json.data, answer->json.len);
+    cs_sse_fini(&way->sse);
+    cs_mcp_answer_fini(answer);
+    return rc;
 }
 
 enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
-    struct way way = {.rq = rq, .reply = reply, .session = ""};
+    struct way way = {.rq = rq};
     struct cs_mcp_stream stream = {.enter = enter, .leave = leave, .arg = &way};
     struct cs_mcp_head head = head_of(rq);
     struct cs_mcp_answer answer;
-    enum cs_status rc = CS_OK;
 
     if (rq->body_len == 0)
         return cs_refuse(rq, 400, "body_required", "A message is required", err);
@@ -163,38 +133,30 @@ enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, st
         return cs_refuse(rq, 406, "not_acceptable",
                          "Answers are application/json or text/event-stream", err);
     if (takes_stream(rq)) {
-        stream.send = send_event;
+        stream.send = send_message;
         stream.beat = beat;
     }
+    cs_sse_init(&way.sse, rq, reply);
     cs_mcp_post(rq->http->mcp, &head, rq->raw.data + rq->body_at, rq->raw.len - rq->body_at,
                 &stream, &answer);
-    if (way.open || (!takes_json(rq) && answer.json.len > 0 && answer.status == 200))
-        reply_stream(&way, &answer);
-    else
-        rc = reply_json(reply, &answer, err);
-    cs_mcp_answer_fini(&answer);
-    return rc;
+    return reply_answer(&way, reply, !takes_json(rq) && answer.json.len > 0 && answer.status == 200,
+                        &answer, err);
 }
 
 enum cs_status cs_api_mcp_get(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
-    struct way way = {.rq = rq, .reply = reply, .session = ""};
-    struct cs_mcp_stream stream = {send_event, beat, enter, leave, &way};
+    struct way way = {.rq = rq};
+    struct cs_mcp_stream stream = {send_message, beat, enter_stream, leave_stream, &way};
     struct cs_mcp_head head = head_of(rq);
     struct cs_mcp_answer answer;
-    enum cs_status rc = CS_OK;
 
-    if (!takes_stream(rq) || (head.session == NULL && head.last_event == NULL)) {
+    if (rq->head || !takes_stream(rq) || (head.session == NULL && head.last_event == NULL)) {
         memcpy(rq->allow, "POST", sizeof "POST");
         return cs_refuse(rq, 405, "method_not_allowed", "Messages are sent with POST", err);
     }
+    cs_sse_init(&way.sse, rq, reply);
     cs_mcp_listen(rq->http->mcp, &head, &stream, &answer);
-    if (way.open || answer.status == 200)
-        reply_stream(&way, &answer);
-    else
-        rc = reply_json(reply, &answer, err);
-    cs_mcp_answer_fini(&answer);
-    return rc;
+    return reply_answer(&way, reply, answer.status == 200, &answer, err);
 }
 
 enum cs_status cs_api_mcp_delete(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)

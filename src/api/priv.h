@@ -253,8 +253,8 @@ struct cs_sse {
 void cs_sse_init(struct cs_sse *sse, struct cs_request *rq, struct cs_reply *reply);
 void cs_sse_fini(struct cs_sse *sse);
 /** Send an event; @id, @name and the data (one line) may each be left out: NULL, 0. Without data
- * clients keep the id and make no event of it. False when the client is gone or takes nothing for
- * CS_REQUEST_MS, which is logged. */
+ * clients keep the id and make no event of it; "" is data. False when the client is gone or takes
+ * nothing for CS_REQUEST_MS, which is logged. */
 bool cs_sse_send(struct cs_sse *sse, const char *id, const char *name, const char *data,
                  size_t len);
 /** Send a comment. It is how a client that went away is noticed. */

@@ -116,7 +116,7 @@ bool cs_sse_send(struct cs_sse *sse, const char *id, const char *name, const cha
     if (name != NULL)
         add_line(&sse->frame, "event: ", name, strlen(name));
     if (len <= COPY_MAX) { /* one write for all */
-        if (len > 0)
+        if (data != NULL)
             add_line(&sse->frame, "data: ", data, len);
         cs_buf_addc(&sse->frame, '\n');
         return flush(sse);

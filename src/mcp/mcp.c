@@ -146,6 +146,15 @@ unsigned cs_capabilities_read(const struct cs_json *capabilities)
     return can;
 }
 
+/* Whether a header's value is @text; spaces around it are nobody's. */
+static bool is_value(const char *header, const char *text)
+{
+    size_t len = strlen(text);
+
+    header += strspn(header, " \t");
+    return strncmp(header, text, len) == 0 && header[len + strspn(header + len, " \t")] == '\0';
+}
+
 /* Header values that are not plain ASCII come as =?base64?…?=. */
 static bool same_name(const char *header, const char *name)
 {
@@ -154,15 +163,13 @@ static bool same_name(const char *header, const char *name)
 
     if (header == NULL || name == NULL)
         return header == name;
-    if (strcmp(header, name) == 0)
+    if (is_value(header, name))
         return true;
-    if (strncmp(header, "=?base64?", 9) != 0)
-        return false;
-    cs_buf_init(&encoded, 2 * strlen(header));
+    cs_buf_init(&encoded, 2 * strlen(header) + 16);
     cs_buf_adds(&encoded, "=?base64?");
     cs_base64(&encoded, name, strlen(name));
     cs_buf_adds(&encoded, "?=");
-    same = encoded.status == CS_OK && strcmp(header, encoded.data) == 0;
+    same = encoded.status == CS_OK && is_value(header, encoded.data);
     cs_buf_fini(&encoded);
     return same;
 }
@@ -186,7 +193,7 @@ static enum cs_status check_stateless(struct cs_mcp_call *call, const struct cs_
         return deny_revision(call, inner, err);
     if (!same_name(call->head->method, call->method))
         return deny_header(call, "Mcp-Method", err);
-    if (method != NULL && method->name_key != NULL &&
+    if (method != NULL && (method->flags & CS_METHOD_STATELESS) != 0 && method->name_key != NULL &&
         !same_name(call->head->name, cs_json_get_string(call->params, method->name_key)))
         return deny_header(call, "Mcp-Name", err);
     call->can = cs_capabilities_read(can);
