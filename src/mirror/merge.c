@@ -384,9 +384,11 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
         return CS_OK;
     *out = DONE;
     rc = cs_whole_load(c->mirror, c->sid, 0, &whole, &c->local, err);
-    /* a tombstone that covers the beginning is no reason to refuse the whole */
+    /* a beginning that a tombstone covers, or that Redis is past, would be refused for ever */
     for (max = 2 * whole.text.len;
-         rc == CS_OK && whole.more && cs_vector_le(&whole.vv, &c->local.tomb); max *= 2) {
+         rc == CS_OK && whole.more &&
+         (cs_vector_le(&whole.vv, &c->local.tomb) || !cs_vector_le(&c->remote.vv, &whole.vv));
+         max *= 2) {
         cs_whole_fini(&whole);
         rc = cs_whole_load(c->mirror, c->sid, max, &whole, &c->local, err);
     }
