@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from support.mcp import SDK, Bridge, HeldFolder, node_folder
@@ -37,6 +38,8 @@ def served(make_daemon):
     if str(folder.data_dir) in command_line(pid):
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not alive(pid), "the daemon has ended", 12)
+    folder.log_path = folder.data_dir / "daemon.log"
+    folder.check_log()
 
 
 def owner(daemon):
@@ -219,6 +222,8 @@ def test_a_client_that_sends_too_much_at_once_is_told(daemon, bridge):
     editor.initialize()
     editor.result(editor.ask("ping"))
     os.kill(daemon.pid, signal.SIGSTOP)
+    tasks = [task / "stat" for task in Path(f"/proc/{daemon.pid}/task").iterdir()]
+    wait_until(lambda: all(") T " in task.read_text() for task in tasks), "every thread has stopped")
     try:
         asked = [editor.ask("ping") for _ in range(130)]
         refused = [editor.next() for _ in range(2)]

@@ -11,6 +11,7 @@ import subprocess
 import threading
 
 from .codex import ROOT
+from .daemon import SANITIZER
 from .process import SLOWNESS
 
 INSPECTOR = ROOT / ".deps/inspector-2.12.0/node_modules/.bin/mcp-inspector"
@@ -67,7 +68,8 @@ class Bridge:
 
     def __init__(self, daemon, *args, data_dir=None, env=None, cwd=None):
         self.lines = queue.Queue()
-        self.stderr = open(daemon.folder / "bridge.log", "ab")
+        self.log_path = daemon.folder / "bridge.log"
+        self.stderr = open(self.log_path, "ab")
         self.process = subprocess.Popen(
             [daemon.binary, "mcp", "--data-dir", str(data_dir or daemon.data_dir), *args],
             env={**daemon.env(), **(env or {})}, cwd=cwd or daemon.folder, stdin=subprocess.PIPE,
@@ -141,6 +143,8 @@ class Bridge:
             self.process.kill()
             self.process.wait()
         self.stderr.close()
+        log = self.log_path.read_text("utf-8", "replace")
+        assert not SANITIZER.search(log), log[:6000]
 
 
 class HeldFolder:
