@@ -117,11 +117,12 @@ bool cs_utf8_valid(const char *text, size_t len)
     return true;
 }
 
-/* Whether the nesting stays within CS_JSON_DEPTH. Text that is not JSON may be counted in any way:
- * jansson stops at the first byte where it differs. */
-static bool shallow(const char *text, size_t len)
+/* Whether the nesting stays within CS_JSON_DEPTH, and how many values there are at most. Text that
+ * is not JSON may be counted in any way: jansson stops at the first byte where it differs. */
+static bool shallow(const char *text, size_t len, size_t *out_values)
 {
     unsigned depth = 0;
+    size_t values = 1;
     bool in_string = false;
     for (size_t i = 0; i < len; i++) {
         if (in_string) {
@@ -140,6 +141,10 @@ static bool shallow(const char *text, size_t len)
         case '{':
             if (++depth > CS_JSON_DEPTH)
                 return false;
+            values++;
+            break;
+        case ',':
+            values++;
             break;
         case ']':
         case '}':
@@ -149,6 +154,7 @@ static bool shallow(const char *text, size_t len)
             break;
         }
     }
+    *out_values = values;
     return true;
 }
 
@@ -248,9 +254,13 @@ enum cs_status cs_json_parse(const char *text, size_t len, size_t max, struct cs
 {
     if (len > max)
         return cs_err_set(err, CS_TOO_LARGE, "json_too_large", "JSON of more than %zu bytes", max);
-    if (!shallow(text, len))
+    size_t values = 0;
+    if (!shallow(text, len, &values))
         return cs_err_set(err, CS_INVALID, "invalid_json", "JSON nested deeper than %d",
                           CS_JSON_DEPTH);
+    if (values > CS_JSON_VALUES)
+        return cs_err_set(err, CS_TOO_LARGE, "json_too_large", "JSON of more than %d values",
+                          CS_JSON_VALUES);
     json_error_t error;
     bool no_memory = false;
     json_t *value = load(text, len, &error, &no_memory);

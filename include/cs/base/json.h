@@ -4,7 +4,8 @@
  * a time.
  *
  * The gate refuses, before jansson sees the text: nesting deeper than the limit (a scan without
- * recursion: worker stacks are 100 KB), text over the size limit; then jansson refuses invalid
+ * recursion: worker stacks are 100 KB), more values than the limit (two bytes of text can cost
+ * hundreds in memory), text over the size limit; then jansson refuses invalid
  * UTF-8, duplicate keys, NUL characters (\u0000) and trailing text. Errors: CS_INVALID with code
  * "invalid_json", CS_TOO_LARGE with code "json_too_large", CS_NO_MEM.
  */
@@ -20,6 +21,8 @@
 
 /** The deepest nesting that is ever accepted. */
 #define CS_JSON_DEPTH 64
+/** The most values in one text. */
+#define CS_JSON_VALUES 500000
 
 struct cs_json; /* a parsed value; opaque */
 

@@ -192,6 +192,32 @@ static void nesting_is_accepted_to_the_limit_and_no_further(void **state)
     free(bomb);
 }
 
+/* A million objects of two bytes each would cost hundreds of megabytes. */
+static void values_are_accepted_to_the_limit_and_no_further(void **state)
+{
+    (void)state;
+    static const char *const items[] = {"1,", "{},"};
+    for (size_t i = 0; i < 2; i++) {
+        size_t each = i + 1, most = (CS_JSON_VALUES - 2) / each; /* the list and its last item */
+        struct cs_json *value = NULL;
+        struct cs_err err = {0};
+        struct cs_buf list;
+        cs_buf_init(&list, 4 << 20);
+        cs_buf_addc(&list, '[');
+        for (size_t n = 0; n < most; n++)
+            cs_buf_adds(&list, items[i]);
+        cs_buf_adds(&list, "1]");
+        assert_int_equal(cs_json_parse(list.data, list.len, list.len, &value, &err), CS_OK);
+        assert_int_equal(cs_json_size(value), most + 1);
+        cs_json_free(value);
+        list.len -= 2;
+        cs_buf_addf(&list, "%s%s1]", items[i], items[i]);
+        assert_int_equal(cs_json_parse(list.data, list.len, list.len, &value, &err), CS_TOO_LARGE);
+        assert_string_equal(err.code, "json_too_large");
+        cs_buf_fini(&list);
+    }
+}
+
 static void brackets_in_strings_do_not_count(void **state)
 {
     (void)state;
@@ -528,6 +554,7 @@ int main(void)
         cmocka_unit_test(malformed_text_is_refused),
         cmocka_unit_test(errors_do_not_quote_the_input),
         cmocka_unit_test(nesting_is_accepted_to_the_limit_and_no_further),
+        cmocka_unit_test(values_are_accepted_to_the_limit_and_no_further),
         cmocka_unit_test(brackets_in_strings_do_not_count),
         cmocka_unit_test(text_past_its_cap_is_too_large),
         cmocka_unit_test(each_visits_members_until_told_to_stop),
