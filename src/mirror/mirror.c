@@ -75,11 +75,11 @@ static enum cs_mirror_state state_after(const struct cs_err *err)
     case CS_REDIS_FULL:
         return CS_MIRROR_FULL;
     case CS_REDIS_FINE:
-    case CS_REDIS_LARGE:
-    case CS_REDIS_NOSCRIPT:
-    case CS_REDIS_REFUSED:
         return CS_MIRROR_ONLINE;
     case CS_REDIS_LOST:
+    case CS_REDIS_LARGE: /* these concern a session, or else everything, as at greeting */
+    case CS_REDIS_NOSCRIPT:
+    case CS_REDIS_REFUSED:
     case CS_REDIS_STOPPED:
         break;
     }
