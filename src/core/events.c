@@ -394,7 +394,7 @@ enum cs_status cs_feed_open(struct cs_core *core, const struct cs_feed_filter *f
     struct cs_feed *feed = NULL;
     enum cs_status rc = feed_new(core, filter, &feed, err);
 
-    if (rc != CS_OK)
+    if (feed == NULL)
         return rc;
     rc = resolve(feed, filter, err);
     if (rc == CS_OK)
@@ -498,22 +498,26 @@ static enum cs_status turn_page(struct cs_feed *feed, struct cs_err *err)
         .session = feed->session,
         .user = feed->user,
     };
+    struct cs_message_page page = {.ids = feed->ids, .max = PAGE};
     struct cs_db *db = NULL;
-    enum cs_status rc;
+    enum cs_status rc = CS_OK;
 
-    feed->cursor = feed->reached;
-    feed->id_next = feed->id_count = 0;
     if (range.upto == range.after + 1) {
-        feed->ids[0] = range.upto;
-        feed->id_count = 1;
-        feed->reached = range.upto;
-        return CS_OK;
+        feed->ids[0] = page.reached = range.upto;
+        page.count = 1;
+    } else {
+        rc = cs_store_read(feed->core->store, &db, err);
+        if (rc == CS_OK)
+            rc = cs_message_ids(db, &range, &page, err);
+        cs_store_done(feed->core->store, db);
     }
-    rc = cs_store_read(feed->core->store, &db, err);
-    if (rc == CS_OK)
-        rc = cs_message_ids(db, &range, feed->ids, PAGE, &feed->id_count, &feed->reached, err);
-    cs_store_done(feed->core->store, db);
-    return rc;
+    if (rc != CS_OK)
+        return rc;
+    feed->cursor = range.after;
+    feed->reached = page.reached;
+    feed->id_next = 0;
+    feed->id_count = page.count;
+    return CS_OK;
 }
 
 /* The next lasting event that is due becomes the current one; none does when the look was in vain.

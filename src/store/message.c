@@ -693,8 +693,7 @@ static int64_t look_until(const struct cs_message_range *range)
 }
 
 enum cs_status cs_message_ids(struct cs_db *db, const struct cs_message_range *range,
-                              int64_t *out_ids, size_t max, size_t *out_count, int64_t *out_reached,
-                              struct cs_err *err)
+                              struct cs_message_page *page, struct cs_err *err)
 {
     int64_t reached = look_until(range);
     size_t count = 0;
@@ -707,18 +706,18 @@ enum cs_status cs_message_ids(struct cs_db *db, const struct cs_message_range *r
                                        : CS_SQL_MESSAGE_IDS);
     cs_sql_int(&q, range->after);
     cs_sql_int(&q, reached);
-    cs_sql_int(&q, (int64_t)max);
+    cs_sql_int(&q, (int64_t)page->max);
     if (range->session != 0)
         cs_sql_int(&q, range->session);
     else if (range->user != NULL)
         cs_sql_text(&q, range->user);
-    while (count < max && cs_sql_next(&q))
-        out_ids[count++] = cs_sql_get_int(&q, 0);
+    while (count < page->max && cs_sql_next(&q))
+        page->ids[count++] = cs_sql_get_int(&q, 0);
     status = cs_sql_end(&q, "read the log", err);
     if (status != CS_OK)
         return status;
-    *out_reached = count == max ? out_ids[max - 1] : reached;
-    *out_count = count;
+    page->reached = count == page->max ? page->ids[count - 1] : reached;
+    page->count = count;
     return CS_OK;
 }
 

@@ -100,14 +100,16 @@ struct cs_message_range {
     int64_t session;     /* rowid; 0: of all */
     const char *user;    /* NULL: of all */
 };
-/**
- * The first ids of @range, at most @max. *out_reached says up to where the range was looked
- * through: range->upto at its end; else go on from there, also when there were none (so that no
- * call takes long).
- */
+/** Ids of messages, ascending. */
+struct cs_message_page {
+    int64_t *ids; /* room for `max` */
+    size_t max, count;
+    int64_t reached; /* up to where the range was looked through */
+};
+/** Fill @page with the first ids of @range. page->reached is range->upto at its end; else go on
+ * from there, also when there were none (so that no call takes long). */
 CS_MUST_USE enum cs_status cs_message_ids(struct cs_db *db, const struct cs_message_range *range,
-                                          int64_t *out_ids, size_t max, size_t *out_count,
-                                          int64_t *out_reached, struct cs_err *err);
+                                          struct cs_message_page *page, struct cs_err *err);
 
 /** The greatest id that a message has or had. */
 CS_MUST_USE enum cs_status cs_message_top(struct cs_db *db, int64_t *out_id, struct cs_err *err);

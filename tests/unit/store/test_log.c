@@ -35,18 +35,19 @@ WRITE(write_insert, struct insertion,
 static const char *ids_of(struct fixture *f, struct cs_message_range range, size_t max)
 {
     static char text[1024];
-    int64_t ids[64], reached = 0;
+    int64_t ids[64];
+    struct cs_message_page page = {.ids = ids, .max = max};
     struct cs_db *db = NULL;
-    size_t count = 0, len = 0;
+    size_t len = 0;
 
     text[0] = '\0';
     ok(cs_store_read(f->store, &db, &f->err));
     while (range.after < range.upto) {
-        ok(cs_message_ids(db, &range, ids, max, &count, &reached, &f->err));
-        for (size_t i = 0; i < count; i++)
+        ok(cs_message_ids(db, &range, &page, &f->err));
+        for (size_t i = 0; i < page.count; i++)
             len += (size_t)snprintf(text + len, sizeof text - len, "%lld,", (long long)ids[i]);
-        assert_true(reached > range.after && reached <= range.upto);
-        range.after = reached;
+        assert_true(page.reached > range.after && page.reached <= range.upto);
+        range.after = page.reached;
     }
     cs_store_done(f->store, db);
     return text;
@@ -154,15 +155,15 @@ static void a_look_at_a_long_log_ends_early_and_can_be_gone_on_with(void **state
 {
     struct fixture *f = *state;
     struct cs_message_range range = {0, 1000000, 0, "nobody"};
-    int64_t ids[4], reached = 0;
+    int64_t ids[4];
+    struct cs_message_page page = {.ids = ids, .max = 4, .count = 9};
     struct cs_db *db = NULL;
-    size_t count = 9;
 
     ok(cs_store_read(f->store, &db, &f->err));
-    ok(cs_message_ids(db, &range, ids, 4, &count, &reached, &f->err));
+    ok(cs_message_ids(db, &range, &page, &f->err));
     cs_store_done(f->store, db);
-    assert_int_equal(0, count);
-    assert_in_range(reached, 1, range.upto - 1);
+    assert_int_equal(0, page.count);
+    assert_in_range(page.reached, 1, range.upto - 1);
     assert_string_equal("", ids_of(f, range, 4));
 }
 
