@@ -578,6 +578,7 @@ static void whole_turn(enum cs_engine_kind kind, const char *const *replies, siz
     struct cs_engine_turn *mine = NULL;
     ask_for(kind, NULL);
     request.model = "m";
+    request.approvals = true;
     if (cs_engine_new(&options, &one, NULL) != CS_OK) {
         return;
     }
@@ -609,6 +610,12 @@ static void whole_app_server_turn(void *arg)
         "\"readOnly\"}}}",
         "{\"id\":3,\"result\":{\"turn\":{\"id\":\"u\"}}}",
         "{\"method\":\"item/agentMessage/delta\"," OF_TURN "\"delta\":\"hi\"}}",
+        "{\"method\":\"item/started\"," OF_TURN
+        "\"item\":{\"type\":\"fileChange\",\"id\":\"i\",\"changes\":[{\"path\":\"/a\"}]}}}",
+        "{\"id\":0,\"method\":\"item/fileChange/requestApproval\"," OF_TURN
+        "\"itemId\":\"i\",\"reason\":\"r\"}}",
+        "{\"id\":1,\"method\":\"item/permissions/requestApproval\"," OF_TURN "\"permissions\":{}}}",
+        "{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":\"t\",\"requestId\":1}}",
         "{\"method\":\"item/completed\"," OF_TURN
         "\"item\":{\"type\":\"agentMessage\",\"text\":\"hi\"}}}",
         "{\"method\":\"thread/tokenUsage/updated\"," OF_TURN
@@ -627,6 +634,10 @@ static void whole_mcp_turn(void *arg)
         OF_CALL "{\"type\":\"session_configured\",\"session_id\":\"t\",\"model\":\"m\"}}}",
         OF_CALL "{\"type\":\"task_started\",\"turn_id\":\"u\"}}}",
         OF_CALL "{\"type\":\"agent_message_content_delta\",\"delta\":\"hi\"}}}",
+        "{\"id\":0,\"method\":\"elicitation/create\",\"params\":{\"codex_elicitation\":"
+        "\"exec-approval\",\"codex_mcp_tool_call_id\":\"2\",\"codex_command\":[\"a\",\"b c\"]}}",
+        "{\"id\":1,\"method\":\"elicitation/create\",\"params\":{\"codex_elicitation\":"
+        "\"patch-approval\",\"codex_mcp_tool_call_id\":\"2\",\"codex_changes\":{\"/a\":{}}}}",
         OF_CALL "{\"type\":\"agent_message\",\"message\":\"hi\"}}}",
         OF_CALL "{\"type\":\"error\",\"message\":\"no\"}}}",
         "{\"id\":2,\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]}}",
