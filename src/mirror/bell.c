@@ -174,10 +174,11 @@ static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
             mirror->bell_len > 0 && mirror->heard == NULL &&
             (mirror->figures.state == CS_MIRROR_ONLINE || mirror->figures.state == CS_MIRROR_FULL);
 
-        if (ready && until <= cs_mono_ms())
+        if (ready && (mirror->bell_now || until <= cs_mono_ms()))
             break;
         (void)cs_cond_wait(&mirror->work, &mirror->mutex, ready ? until : CS_NEVER);
     }
+    mirror->bell_now = false;
     stopping = mirror->stopping;
     if (!stopping)
         users->text = malloc(mirror->bell_len);

@@ -290,6 +290,8 @@ static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, s
     pthread_mutex_lock(&mirror->mutex);
     for (i = 0; i < mirror->follow_count; i++)
         mirror->follows[i].rung = true;
+    mirror->bell_now = true;
+    pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
     return CS_OK;
 }

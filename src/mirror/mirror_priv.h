@@ -83,7 +83,8 @@ struct cs_mirror {
     pthread_mutex_t mutex; /* guards what follows, and follows[].rung */
     pthread_cond_t work, answered;
     bool woken, stopping, bell_stale;
-    bool ended; /* the stepping thread is at its end */
+    bool bell_now; /* the mirror has a new connection: the bell need not wait for its next try */
+    bool ended;    /* the stepping thread is at its end */
     struct cs_ask *asks, **asks_end;
     struct cs_held *held;
     struct cs_mirror_figures figures;
