@@ -86,6 +86,7 @@ static void end(struct cs_relay *relay)
 
     hang_up(relay);
     relay->step = ENDED;
+    relay->at = 0; /* to be looked at without delay */
     if (relay->kind == CS_RELAY_LISTEN)
         bridge->listens = false;
     if (relay->kind == CS_RELAY_RENEW)
@@ -299,7 +300,7 @@ static void wait_for_next(struct cs_relay *relay)
 {
     int64_t until = relay->reach_until;
 
-    relay->delivered = false;
+    relay->delivered = relay->resumes; /* what is resumed was taken by an earlier one */
     again(relay, AGAIN_MS);
     relay->reach_until = until;
 }

@@ -203,7 +203,7 @@ static void turn(struct cs_bridge *bridge, int64_t deadline)
         wait = 0;
     if (poll(polls, POLL_RELAYS + bridge->count, (int)wait) < 0)
         return; /* a signal; no revents are set */
-    if (polls[POLL_STDOUT].revents & (POLLERR | POLLNVAL))
+    if (polls[POLL_STDOUT].revents & (POLLERR | POLLHUP | POLLNVAL))
         bridge->out_ended = true;
     else if (polls[POLL_STDOUT].revents & POLLOUT)
         write_stdout(bridge);

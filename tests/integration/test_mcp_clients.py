@@ -48,6 +48,8 @@ def test_the_typescript_sdk_does_what_editors_do(daemon, clients, way):
     assert seen["second"]["content"].startswith("I saw 3 messages")
     assert seen["second"]["threadId"] == seen["first"]["threadId"] == seen["history"]["threadId"]
     assert seen["history"]["messageCount"] == 4
+    assert seen["task"] == ["taskCreated", "taskStatus", "result"]
+    assert seen["taskResult"]["content"].startswith("I saw 5 messages")
     assert "enough" in seen["cancelled"] and seen["cancelledAfter"] < 2000 * SLOWNESS
     assert seen["unknown"] == -32602
     wait_until(lambda: daemon.stats()["turns"]["running"] == 0, "the cancelled turn has ended", 5)

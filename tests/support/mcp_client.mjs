@@ -5,6 +5,7 @@ const require = createRequire(process.env.NODE_PATH + "/");
 const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
 const { StdioClientTransport } = require("@modelcontextprotocol/sdk/client/stdio.js");
 const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
+const { CallToolResultSchema } = require("@modelcontextprotocol/sdk/types.js");
 
 const [target, ...rest] = process.argv.slice(2);
 const transport = target.startsWith("http://")
@@ -30,6 +31,14 @@ seen.first = first.structuredContent;
 const threadId = first.structuredContent.threadId;
 seen.second = (await call("codex-reply", { prompt: "and now?", threadId })).structuredContent;
 seen.history = (await call("codex-history", { threadId })).structuredContent;
+
+// A long turn as a task: an id at once, polled until it is done.
+const task = [];
+const asTask = { name: "codex-reply", arguments: { prompt: "[[delay 300]]", threadId } };
+for await (const message of client.experimental.tasks.callToolStream(asTask, CallToolResultSchema, { task: { ttl: 60000 } }))
+  task.push(message);
+seen.task = [...new Set(task.map((message) => message.type))];
+seen.taskResult = task.at(-1).result?.structuredContent;
 
 const stop = new AbortController();
 const begun = Date.now();
