@@ -49,6 +49,7 @@ static enum cs_status port_news(void *arg, int64_t after, struct cs_mirror_news_
         memcpy(page->items[i].sid, rows.items[i].sid, CS_UUID_MAX);
         page->items[i].origin = rows.items[i].origin;
         page->items[i].from = rows.items[i].from;
+        page->items[i].to = rows.items[i].to;
     }
     page->count = rows.count;
     page->upto = rows.upto;
@@ -182,21 +183,13 @@ static enum cs_status port_read(void *arg, const struct cs_mirror_range *range, 
     struct cs_replica_range rows = {.origin = range->origin, .from = range->from};
     struct cs_core *core = arg;
     struct visit visit = {each, each_arg};
-    struct cs_session session = {0};
     struct cs_db *db = NULL;
     enum cs_status rc = cs_store_read(core->store, &db, err);
 
-    if (rc != CS_OK)
-        return rc;
-    rc = cs_session_find(db, range->sid, &session, NULL);
-    rows.session = session.id;
     if (rc == CS_OK)
+        rc = cs_replica_session(db, range->sid, &rows.session, err);
+    if (rc == CS_OK && rows.session != 0) /* else deleted meanwhile */
         rc = cs_replica_messages(db, &rows, visit_message, &visit, err);
-    else if (rc == CS_NOT_FOUND)
-        rc = CS_OK; /* deleted meanwhile */
-    else
-        rc = cs_err_set(err, rc, NULL, "could not read the session");
-    cs_session_fini(&session);
     cs_store_done(core->store, db);
     return rc;
 }

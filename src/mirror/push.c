@@ -299,6 +299,7 @@ static size_t due(const struct cs_mirror *mirror, struct cs_mirror_news *news)
         if (mirror->push_all || one->until <= now) {
             memcpy(news[count].sid, one->sid, CS_UUID_MAX);
             news[count].origin = one->origin;
+            news[count].to = INT64_MAX;
             news[count++].from = one->from;
         }
     return count;
@@ -473,15 +474,19 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
     struct cs_mirror_news *news = &flight->news[i];
     struct item *item = &flight->items[i];
     struct cs_mirror_local *local = &item->local;
-    enum cs_status rc = port->load(port->arg, news->sid, local, NULL, NULL, err);
+    int64_t done = done_upto(flight->done, news);
+    enum cs_status rc;
 
+    if (news->to <= done)
+        return CS_OK;
+    rc = port->load(port->arg, news->sid, local, NULL, NULL, err);
     if (rc != CS_OK)
         return rc;
     item->waiting = find_waiting(mirror, news->sid, news->origin);
     if (item->waiting != NULL && item->waiting->from < news->from)
         news->from = item->waiting->from;
-    if (news->from <= done_upto(flight->done, news))
-        news->from = done_upto(flight->done, news) + 1;
+    if (news->from <= done)
+        news->from = done + 1;
     if (!local->known || cs_vector_get(&local->vv, news->origin) < news->from)
         return CS_OK;
     rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);

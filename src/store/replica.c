@@ -99,23 +99,21 @@ static enum cs_status has_unsent(struct cs_db *db, int64_t session, bool *out_un
     return status;
 }
 
-/* The rowid of session @sid, 0 when there is none. */
-static enum cs_status session_id(struct cs_db *db, const char *sid, int64_t *out_id,
-                                 struct cs_err *err)
+enum cs_status cs_replica_session(struct cs_db *db, const char *sid, int64_t *out_id,
+                                  struct cs_err *err)
 {
-    struct cs_err why = {0};
-    struct cs_session session;
-    enum cs_status status = cs_session_find(db, sid, &session, &why);
+    int64_t id = 0;
+    struct cs_sql q;
+    enum cs_status status;
 
-    if (status == CS_NOT_FOUND) {
-        *out_id = 0;
-        return CS_OK;
-    }
-    if (status != CS_OK)
-        return cs_err_set(err, status, why.code, "%s", why.msg);
-    *out_id = session.id;
-    cs_session_fini(&session);
-    return CS_OK;
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_SESSION);
+    cs_sql_text(&q, sid);
+    if (cs_sql_next(&q))
+        id = cs_sql_get_int(&q, 0);
+    status = cs_sql_end(&q, "find a session", err);
+    if (status == CS_OK)
+        *out_id = id;
+    return status;
 }
 
 /* Columns as CS_SQL_MARK_GET lists them. */
@@ -153,7 +151,7 @@ enum cs_status cs_replica_mark(struct cs_db *db, const char *sid, struct cs_repl
     if (status == CS_OK)
         status = ended;
     if (status == CS_OK)
-        status = session_id(db, sid, &session, err);
+        status = cs_replica_session(db, sid, &session, err);
     if (status == CS_OK && session != 0) {
         status = has_unsent(db, session, &unsent, err);
         mark.unsent = mark.unsent || unsent;
@@ -208,12 +206,14 @@ static void note_news(struct cs_replica_news_page *page, struct cs_sql *q)
     size_t i;
 
     for (i = page->count; i > 0; i--)
-        if (page->items[i - 1].session == session && page->items[i - 1].origin == origin)
+        if (page->items[i - 1].session == session && page->items[i - 1].origin == origin) {
+            page->items[i - 1].to = cs_sql_get_int(q, 4);
             return;
+        }
     item->session = session;
     cs_sql_copy_text(q, 2, item->sid, sizeof item->sid);
     item->origin = origin;
-    item->from = cs_sql_get_int(q, 4);
+    item->from = item->to = cs_sql_get_int(q, 4);
     page->count++;
 }
 

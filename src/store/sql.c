@@ -192,6 +192,7 @@ static const struct {
          "CROSS JOIN turn AS t ON t.tid = m.turn WHERE m.session = ?1)",
          true},
 
+    [CS_SQL_REPLICA_SESSION] = {"SELECT id FROM session WHERE sid = ?1", false},
     [CS_SQL_REPLICA_VECTOR] =
         {"SELECT origin, max(seq) FROM message WHERE session = ?1 GROUP BY origin", false},
     [CS_SQL_REPLICA_ALL] = {REPLICA_COLUMNS "WHERE session = ?1 ORDER BY hlc, origin, seq", false},

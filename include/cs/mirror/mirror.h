@@ -71,6 +71,7 @@ struct cs_mirror_news {
     char sid[CS_UUID_MAX];
     int64_t origin;
     int64_t from; /* first sequence */
+    int64_t to;   /* last one of the page */
 };
 
 struct cs_mirror_news_page {

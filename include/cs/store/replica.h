@@ -43,6 +43,9 @@ void cs_replica_mark_fini(struct cs_replica_mark *mark);
 typedef enum cs_status (*cs_replica_each)(void *arg, const struct cs_replica_message *message,
                                           struct cs_err *err);
 
+/** The rowid of session @sid; 0: there is none. */
+CS_MUST_USE enum cs_status cs_replica_session(struct cs_db *db, const char *sid, int64_t *out_id,
+                                              struct cs_err *err);
 /** The vector of a session's messages. */
 CS_MUST_USE enum cs_status cs_replica_vector(struct cs_db *db, int64_t session,
                                              struct cs_vector *out_vector, struct cs_err *err);
@@ -60,7 +63,8 @@ CS_MUST_USE enum cs_status cs_replica_messages(struct cs_db *db,
 
 struct cs_replica_news {
     char sid[CS_UUID_MAX];
-    int64_t session, origin, from;
+    int64_t session, origin;
+    int64_t from, to; /* first and last sequence of the page */
 };
 struct cs_replica_news_page {
     struct cs_replica_news *items; /* room for `max` */
