@@ -102,7 +102,7 @@ void cs_call_prime(struct cs_mcp_call *call, const char *tid)
 
 static enum cs_status answer_turn(struct cs_mcp_call *call, struct cs_err *err)
 {
-    return cs_turn_answer_waiting(call, call->resumed, err);
+    return cs_turn_answer(call, call->resumed, err);
 }
 
 /* Answer what the broken stream was to answer. A session of an earlier start of the daemon has

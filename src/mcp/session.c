@@ -61,7 +61,7 @@ static void make_room(struct cs_mcp *mcp, int64_t now)
             remove_at(mcp, place);
             continue;
         }
-        if (oldest == NULL || (*place)->used < (*oldest)->used)
+        if (oldest == NULL || (*place)->used <= (*oldest)->used)
             oldest = place;
         place = &(*place)->next;
     }

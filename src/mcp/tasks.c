@@ -111,7 +111,7 @@ enum cs_status cs_mcp_tasks_result(struct cs_mcp_call *call, struct cs_err *err)
         return rc;
     cs_turn_view_fini(&view);
     call->watches = true;
-    rc = cs_turn_answer_waiting(call, call->name, err);
+    rc = cs_turn_answer(call, call->name, err);
     if (rc != CS_OK)
         return rc;
     cs_jsonw_object(&call->w, "_meta");

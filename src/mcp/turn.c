@@ -139,9 +139,10 @@ static struct cs_feed *open_feed(struct cs_mcp_call *call, const char *tid)
     return cs_feed_open(call->mcp->core, &filter, &feed, NULL) == CS_OK ? feed : NULL;
 }
 
-enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+/* Answer with the result of turn @tid once it has ended. Consumes @feed. */
+static enum cs_status answer(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed,
+                             struct cs_err *err)
 {
-    struct cs_feed *feed = open_feed(call, tid);
     struct cs_turn_view view;
     enum cs_status rc;
 
@@ -159,51 +160,74 @@ enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct 
     return CS_OK;
 }
 
-enum cs_status cs_turn_answer_waiting(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+static enum cs_status enter(struct cs_mcp_call *call, struct cs_err *err)
 {
-    const struct cs_mcp_stream *stream = call->stream;
-    enum cs_status rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
+    return call->stream->enter != NULL ? call->stream->enter(call->stream->arg, err) : CS_OK;
+}
+
+static void leave(struct cs_mcp_call *call)
+{
+    if (call->stream->leave != NULL)
+        call->stream->leave(call->stream->arg);
+}
+
+enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+{
+    enum cs_status rc = enter(call, err);
 
     if (rc != CS_OK)
         return rc;
-    rc = cs_turn_answer(call, tid, err);
-    if (stream->leave != NULL)
-        stream->leave(stream->arg);
+    rc = answer(call, tid, open_feed(call, tid), err);
+    leave(call);
     return rc;
 }
 
 /* ---- the call ---- */
 
-static enum cs_status begin(struct cs_mcp_call *call, const struct cs_turn_request *request,
-                            char out_tid[CS_UUID_MAX], struct cs_err *err)
+static enum cs_status begin_task(struct cs_mcp_call *call, const struct cs_turn_request *request,
+                                 struct cs_err *err)
 {
     struct cs_turn *turn = NULL;
-    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, out_tid, err);
+    char tid[CS_UUID_MAX];
+    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
 
-    return rc == CS_OK ? cs_turn_detach(turn, err) : rc;
+    if (rc == CS_OK)
+        rc = cs_turn_detach(turn, err);
+    return rc == CS_OK ? cs_task_begun(call, tid, err) : rc;
+}
+
+static enum cs_status begin_and_answer(struct cs_mcp_call *call,
+                                       const struct cs_turn_request *request, struct cs_err *err)
+{
+    struct cs_turn *turn = NULL;
+    struct cs_feed *feed;
+    char tid[CS_UUID_MAX];
+    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
+
+    if (rc != CS_OK)
+        return rc;
+    feed = open_feed(call, tid); /* before the turn runs: nothing of it is missed */
+    rc = cs_turn_detach(turn, err);
+    if (rc == CS_OK)
+        return answer(call, tid, feed, err);
+    cs_feed_close(feed);
+    return rc;
 }
 
 enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                             struct cs_err *err)
 {
-    const struct cs_mcp_stream *stream = call->stream;
-    char tid[CS_UUID_MAX];
     enum cs_status rc;
 
     /* Clients of tools name no time-out: they cancel. */
     request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
     request->ttl_seconds = -1;
-    if (cs_task_wanted(call)) {
-        rc = begin(call, request, tid, err);
-        return rc == CS_OK ? cs_task_begun(call, tid, err) : rc;
-    }
-    rc = stream->enter != NULL ? stream->enter(stream->arg, err) : CS_OK;
+    if (cs_task_wanted(call))
+        return begin_task(call, request, err);
+    rc = enter(call, err);
     if (rc != CS_OK)
         return rc;
-    rc = begin(call, request, tid, err);
-    if (rc == CS_OK)
-        rc = cs_turn_answer(call, tid, err);
-    if (stream->leave != NULL)
-        stream->leave(stream->arg);
+    rc = begin_and_answer(call, request, err);
+    leave(call);
     return rc;
 }

@@ -8,12 +8,9 @@
 CS_MUST_USE enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                                         struct cs_err *err);
 /** Wait for turn @tid, telling the client of its progress, and answer with its result. CS_CANCELLED
- * when the call is over before. */
+ * when the call is over before; CS_BUSY when too many wait already. */
 CS_MUST_USE enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid,
                                           struct cs_err *err);
-/** The same, counted among those that wait. */
-CS_MUST_USE enum cs_status cs_turn_answer_waiting(struct cs_mcp_call *call, const char *tid,
-                                                  struct cs_err *err);
 /** Whether the call is to be answered with a task. */
 bool cs_task_wanted(const struct cs_mcp_call *call);
 /** Answer with the task that turn @tid is. */

@@ -1,0 +1,990 @@
+/* The protocol, message by message, on a real store and a scripted engine. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cs/base/clock.h"
+#include "cs/base/log.h"
+#include "fault.h"
+#include "priv.h"
+#include "scripted_engine.h"
+
+#define SESSIONS_ERA "2025-11-25"
+#define NOBODY       "00000000-0000-7000-8000-000000000000"
+#define META                                                                                       \
+    "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\","                       \
+    "\"io.modelcontextprotocol/clientCapabilities\":{}}"
+
+struct fixture {
+    char dir[64];
+    struct cs_config config;
+    struct cs_store *store;
+    struct cs_engine engine;
+    struct cs_core *core;
+    struct cs_mcp *mcp;
+    char session[CS_MCP_SESSION_MAX]; /* of 2025-11-25 */
+};
+
+static struct fixture fixture;
+
+/* What a client got: the stream's messages, one a line, then the answer. */
+struct got {
+    int status;
+    struct cs_json *json; /* the answer; NULL without */
+    char session[CS_MCP_SESSION_MAX];
+    char *sent;
+};
+
+/* A client's stream; it goes away when it has got `most` messages. */
+struct client {
+    struct cs_buf sent;
+    char event[256];
+    int count, most;
+    bool gone;
+};
+
+static struct got got;
+
+static bool take(void *arg, const char *event, const char *json, size_t len)
+{
+    struct client *client = arg;
+
+    if (client->gone)
+        return false;
+    if (event != NULL)
+        (void)snprintf(client->event, sizeof client->event, "%s", event);
+    if (len > 0) {
+        cs_buf_add(&client->sent, json, len);
+        cs_buf_addc(&client->sent, '\n');
+        client->count++;
+    }
+    client->gone = client->most > 0 && client->count >= client->most;
+    return true;
+}
+
+static bool there(void *arg)
+{
+    const struct client *client = arg;
+
+    return !client->gone;
+}
+
+static void forget(void)
+{
+    cs_json_free(got.json);
+    free(got.sent);
+    memset(&got, 0, sizeof got);
+}
+
+static void keep(struct cs_mcp_answer *answer, struct client *client)
+{
+    forget();
+    got.status = answer->status;
+    memcpy(got.session, answer->session, sizeof got.session);
+    if (answer->json.len > 0)
+        assert_int_equal(
+            cs_json_parse(answer->json.data, answer->json.len, answer->json.len, &got.json, NULL),
+            CS_OK);
+    if (client != NULL)
+        got.sent = cs_buf_take(&client->sent, NULL);
+    cs_mcp_answer_fini(answer);
+}
+
+static void send_as(const struct cs_mcp_head *head, struct client *client, const char *text)
+{
+    struct cs_mcp_stream stream = {
+        .send = client != NULL ? take : NULL, .beat = client != NULL ? there : NULL, .arg = client};
+    struct cs_mcp_answer answer;
+
+    cs_mcp_post(fixture.mcp, head, text, strlen(text), &stream, &answer);
+    keep(&answer, client);
+}
+
+/* Send in the fixture's session. */
+static void send(const char *text)
+{
+    struct cs_mcp_head head = {.session = fixture.session};
+
+    send_as(&head, NULL, text);
+}
+
+/* Call @method with the members @params in the fixture's session. */
+static void call(const char *method, const char *params)
+{
+    char text[4096];
+
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":{%s}}", method,
+                   params);
+    send(text);
+}
+
+/* The same without sessions. */
+static void call_alone(const char *method, const char *name, const char *params)
+{
+    struct cs_mcp_head head = {.revision = "2026-07-28", .method = method, .name = name};
+    char text[4096];
+
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":{%s%s" META "}}",
+                   method, params, params[0] != '\0' ? "," : "");
+    send_as(&head, NULL, text);
+}
+
+static const struct cs_json *result(void)
+{
+    const struct cs_json *found = cs_json_get(got.json, "result");
+
+    if (found == NULL)
+        fail_msg("%d: no result: %s", got.status,
+                 cs_json_string(cs_json_path(got.json, "error", "message", NULL), NULL));
+    return found;
+}
+
+static int64_t code(void)
+{
+    return cs_json_int(cs_json_path(got.json, "error", "code", NULL), 0);
+}
+
+static const char *text_of_tool(void)
+{
+    return cs_json_get_string(cs_json_at(cs_json_get(result(), "content"), 0), "text");
+}
+
+static const char *structured(const char *member)
+{
+    return cs_json_string(cs_json_path(result(), "structuredContent", member, NULL), NULL);
+}
+
+static void initialize(const char *revision)
+{
+    struct cs_mcp_head head = {0};
+    char text[512];
+
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"initialize\",\"params\":{"
+                   "\"protocolVersion\":\"%s\",\"capabilities\":{},"
+                   "\"clientInfo\":{\"name\":\"t\",\"version\":\"1\"}}}",
+                   revision);
+    send_as(&head, NULL, text);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = &fixture;
+    struct cs_store_options options = {.dir = f->dir, .host = "here"};
+    struct cs_store_opened opened;
+    struct cs_core_parts parts;
+    char data_flag[128], cwd_flag[96];
+    char *argv[] = {data_flag, cwd_flag, NULL}, *envp[] = {NULL};
+    struct cs_err err = {0};
+
+    (void)state;
+    (void)snprintf(f->dir, sizeof f->dir, "/tmp/cs-mcp-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    (void)snprintf(data_flag, sizeof data_flag, "--data-dir=%s", f->dir);
+    (void)snprintf(cwd_flag, sizeof cwd_flag, "--cwd=/tmp");
+    cs_log_set_level(CS_LOG_ERROR);
+    scripted_engine_init(&f->engine);
+    if (cs_config_load(&f->config, 2, argv, envp, &err) != CS_OK ||
+        cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
+    if (cs_core_new(&parts, &f->core, &err) != CS_OK ||
+        cs_mcp_new(f->core, NULL, "1", &f->mcp, &err) != CS_OK)
+        fail_msg("%s", err.msg);
+    initialize(SESSIONS_ERA);
+    memcpy(f->session, got.session, sizeof f->session);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = &fixture;
+    static const char *const files[] = {"codex-sessiond.db", "codex-sessiond.db-wal",
+                                        "codex-sessiond.db-shm"};
+    char path[160];
+    size_t i;
+
+    (void)state;
+    forget();
+    f->engine.script = ANSWER;
+    assert_true(cs_core_drain(f->core, cs_mono_ms() + 5000));
+    cs_mcp_free(f->mcp);
+    cs_core_free(f->core);
+    cs_store_close(f->store);
+    cs_config_fini(&f->config);
+    for (i = 0; i < sizeof files / sizeof *files; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", f->dir, files[i]);
+        (void)unlink(path);
+    }
+    return rmdir(f->dir);
+}
+
+/* ---- sessions ---- */
+
+static void initialize_speaks_the_clients_revision_or_offers_the_newest(void **state)
+{
+    static const char *const cases[][2] = {
+        {"2025-06-18", "2025-06-18"}, {"2025-11-25", "2025-11-25"}, {"2024-11-05", SESSIONS_ERA},
+        {"2025-03-26", SESSIONS_ERA}, {"9999-01-01", SESSIONS_ERA}, {"2026-07-28", SESSIONS_ERA},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        initialize(cases[i][0]);
+        assert_int_equal(got.status, 200);
+        assert_string_equal(cs_json_get_string(result(), "protocolVersion"), cases[i][1]);
+    }
+    assert_non_null(cs_json_path(result(), "capabilities", "tools", NULL));
+    assert_non_null(cs_json_path(result(), "serverInfo", "version", NULL));
+    call("initialize", "\"capabilities\":{}");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+}
+
+static void a_session_id_is_random_and_visible_ascii(void **state)
+{
+    char first[CS_MCP_SESSION_MAX];
+    const char *c;
+
+    (void)state;
+    initialize(SESSIONS_ERA);
+    memcpy(first, got.session, sizeof first);
+    assert_true(strlen(first) > 32);
+    for (c = first; *c != '\0'; c++)
+        assert_true(*c > ' ' && *c < 127);
+    initialize(SESSIONS_ERA);
+    assert_string_not_equal(first, got.session);
+}
+
+static void a_request_needs_a_session_that_has_not_ended(void **state)
+{
+    static const char ping[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}";
+    static const char note[] = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}";
+    struct cs_mcp_head head = {0};
+    char session[CS_MCP_SESSION_MAX];
+
+    (void)state;
+    send_as(&head, NULL, ping);
+    assert_int_equal(got.status, 400);
+    head.session = "unknown";
+    send_as(&head, NULL, ping);
+    assert_int_equal(got.status, 404);
+    initialize(SESSIONS_ERA);
+    memcpy(session, got.session, sizeof session);
+    head.session = session;
+    send_as(&head, NULL, ping);
+    assert_int_equal(got.status, 200);
+    assert_int_equal(cs_mcp_end(fixture.mcp, &head), 200);
+    assert_int_equal(cs_mcp_end(fixture.mcp, &head), 404);
+    send_as(&head, NULL, ping);
+    assert_int_equal(got.status, 404);
+    send_as(&head, NULL, note);
+    assert_int_equal(got.status, 404);
+    head.session = NULL;
+    assert_int_equal(cs_mcp_end(fixture.mcp, &head), 400);
+}
+
+static void the_session_unused_for_longest_makes_room(void **state)
+{
+    struct cs_mcp_head head = {0};
+    char oldest[CS_MCP_SESSION_MAX];
+    int i;
+
+    (void)state;
+    initialize(SESSIONS_ERA);
+    memcpy(oldest, got.session, sizeof oldest);
+    for (i = 0; i < CS_MCP_SESSIONS_MAX; i++)
+        initialize(SESSIONS_ERA);
+    assert_int_equal(fixture.mcp->session_count, CS_MCP_SESSIONS_MAX);
+    head.session = oldest;
+    send_as(&head, NULL, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}");
+    assert_int_equal(got.status, 404);
+    initialize(SESSIONS_ERA);
+    memcpy(fixture.session, got.session, sizeof fixture.session);
+}
+
+static void a_revision_that_is_not_spoken_is_refused_with_those_that_are(void **state)
+{
+    struct cs_mcp_head head = {.session = fixture.session, .revision = "1999-01-01"};
+
+    (void)state;
+    send_as(&head, NULL, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}");
+    assert_int_equal(got.status, 400);
+    assert_int_equal(code(), CS_RPC_NO_REVISION);
+    assert_int_equal(cs_json_size(cs_json_path(got.json, "error", "data", "supported", NULL)), 3);
+    head.revision = NULL;
+    send_as(&head, NULL, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}");
+    assert_int_equal(got.status, 200);
+    head.revision = "2025-06-18";
+    send_as(&head, NULL, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}");
+    assert_int_equal(got.status, 200);
+}
+
+/* ---- messages ---- */
+
+static void what_is_no_message_is_refused(void **state)
+{
+    static const struct {
+        const char *text;
+        int code;
+    } cases[] = {
+        {"", CS_RPC_PARSE},
+        {"{", CS_RPC_PARSE},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1,\"id\":2,\"method\":\"ping\"}", CS_RPC_PARSE},
+        {"[]", CS_RPC_INVALID_REQUEST},
+        {"[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", CS_RPC_INVALID_REQUEST},
+        {"{\"id\":1,\"method\":\"ping\"}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"ping\"}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":null,\"method\":\"ping\"}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1.5,\"method\":\"ping\"}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"ping\"}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":7}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1}", CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":[]}",
+         CS_RPC_INVALID_REQUEST},
+        {"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"result\":{}}",
+         CS_RPC_INVALID_REQUEST},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        send(cases[i].text);
+        if (got.status != 400 || code() != cases[i].code)
+            fail_msg("%s: %d %d", cases[i].text, got.status, (int)code());
+    }
+}
+
+static void notifications_and_responses_are_taken_without_a_word(void **state)
+{
+    static const char *const cases[] = {
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/unheard-of\"}",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+        "cancelled\",\"params\":{\"requestId\":99}}",
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+        "cancelled\",\"params\":{\"requestId\":[]}}",
+        "{\"jsonrpc\":\"2.0\",\"id\":99,\"result\":{}}",
+        "{\"jsonrpc\":\"2.0\",\"id\":99,\"error\":{\"code\":1,\"message\":\"x\"}}",
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        send(cases[i]);
+        assert_int_equal(got.status, 202);
+        assert_null(got.json);
+    }
+}
+
+static void ids_come_back_as_they_were(void **state)
+{
+    (void)state;
+    send("{\"jsonrpc\":\"2.0\",\"id\":\"a\\\"b\",\"method\":\"ping\"}");
+    assert_string_equal(cs_json_get_string(got.json, "id"), "a\"b");
+    assert_int_equal(cs_json_size(result()), 0);
+    send("{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"nothing\"}");
+    assert_int_equal(cs_json_int(cs_json_get(got.json, "id"), -1), 0);
+    assert_int_equal(code(), CS_RPC_NO_METHOD);
+    assert_int_equal(got.status, 200);
+}
+
+static void ping_and_the_level_of_logs_are_answered_with_nothing(void **state)
+{
+    (void)state;
+    call("ping", "");
+    assert_int_equal(cs_json_size(result()), 0);
+    call("logging/setLevel", "\"level\":\"warning\"");
+    assert_int_equal(cs_json_size(result()), 0);
+    call("logging/setLevel", "\"level\":\"loud\"");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+}
+
+/* ---- tools ---- */
+
+static void tools_are_defined_whole(void **state)
+{
+    static const char *const members[] = {"name",        "title",        "description",
+                                          "inputSchema", "outputSchema", "annotations"};
+    const struct cs_json *tools;
+    size_t i, j;
+
+    (void)state;
+    call("tools/list", "");
+    tools = cs_json_get(result(), "tools");
+    assert_int_equal(cs_json_size(tools), 6);
+    for (i = 0; i < 6; i++) {
+        for (j = 0; j < sizeof members / sizeof *members; j++)
+            assert_non_null(cs_json_get(cs_json_at(tools, i), members[j]));
+        assert_null(strchr(cs_json_get_string(cs_json_at(tools, i), "description"), '\n'));
+    }
+}
+
+static void an_unknown_tool_is_an_error_of_the_protocol(void **state)
+{
+    (void)state;
+    call("tools/call", "\"name\":\"nothing\"");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+    call("tools/call", "");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+    call("tools/call", "\"name\":\"codex\",\"arguments\":[]");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+}
+
+static void arguments_are_checked_and_what_is_wrong_is_told_to_the_model(void **state)
+{
+    static const char *const cases[][2] = {
+        {"\"name\":\"codex\"", "`prompt` is required"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"\"}", "must not be empty"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":1}", "must be of type string"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"sandbox\":\"none\"}",
+         "not one of those"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"colour\":1}", "`colour` is unknown"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"base-instructions\":\"y\"}",
+         "base-instructions are not supported"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"config\":{\"profile\":\"y\"}}",
+         "config.profile is not supported"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"config\":{\"model\":1}}",
+         "config.model must be a string"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"sandbox\":\"read-only\","
+         "\"config\":{\"sandbox_mode\":\"workspace-write\"}}",
+         "agree with the argument"},
+        {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"sandbox\":\"danger-full-access\"}",
+         "danger-full-access"},
+        {"\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"x\"}", "`threadId` is required"},
+        {"\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"x\",\"threadId\":\"a\","
+         "\"sessionId\":\"b\"}",
+         "Give one of"},
+        {"\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"x\",\"threadId\":\"" NOBODY "\"}",
+         "Session not found"},
+        {"\"name\":\"codex-sessions\",\"arguments\":{\"limit\":0}", "out of range"},
+        {"\"name\":\"codex-sessions\",\"arguments\":{\"limit\":1.5}", "of type integer"},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        call("tools/call", cases[i][0]);
+        if (!cs_json_bool(cs_json_get(result(), "isError"), false) ||
+            strstr(text_of_tool(), cases[i][1]) == NULL)
+            fail_msg("%s: %s", cases[i][0], text_of_tool());
+    }
+}
+
+/* Call @tool and check its result against its own outputSchema. */
+static void call_tool(const char *tool, const char *arguments)
+{
+    const struct cs_json *tools = cs_json_get(fixture.mcp->definitions, "tools");
+    struct cs_err err = {0};
+    char params[1024];
+    size_t i;
+
+    (void)snprintf(params, sizeof params, "\"name\":\"%s\",\"arguments\":{%s}", tool, arguments);
+    call("tools/call", params);
+    if (cs_json_get(result(), "isError") != NULL)
+        fail_msg("%s: %s", tool, text_of_tool());
+    for (i = 0; i < cs_json_size(tools); i++)
+        if (strcmp(cs_json_get_string(cs_json_at(tools, i), "name"), tool) == 0 &&
+            cs_schema_check(cs_json_get(cs_json_at(tools, i), "outputSchema"),
+                            cs_json_get(result(), "structuredContent"), &err) != CS_OK)
+            fail_msg("%s: %s", tool, err.msg);
+}
+
+static void results_are_what_the_output_schemas_say(void **state)
+{
+    char thread[64], arguments[160];
+
+    (void)state;
+    fixture.engine.script = ANSWER;
+    call_tool("codex", "\"prompt\":\"x\",\"config\":{\"model\":\"m\"},\"compact-prompt\":\"y\"");
+    assert_string_equal(fixture.engine.model_asked, "m");
+    assert_string_equal(structured("content"), "the answer");
+    (void)snprintf(thread, sizeof thread, "%s", structured("threadId"));
+    assert_non_null(strstr(text_of_tool(), thread));
+    (void)snprintf(arguments, sizeof arguments, "\"prompt\":\"y\",\"conversationId\":\"%s\"",
+                   thread);
+    call_tool("codex-reply", arguments);
+    assert_string_equal(structured("threadId"), thread);
+    (void)snprintf(arguments, sizeof arguments, "\"threadId\":\"%s\"", thread);
+    call_tool("codex-history", arguments);
+    call_tool("codex-fork", arguments);
+    assert_string_not_equal(structured("threadId"), thread);
+    call_tool("codex-sessions", "\"query\":\"ANSWER\"");
+    call("tools/call", "\"name\":\"codex-sessions\"");
+    assert_null(cs_json_get(result(), "isError"));
+}
+
+static void a_failed_turn_is_told_with_its_thread(void **state)
+{
+    (void)state;
+    fixture.engine.script = FAIL;
+    call("tools/call", "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}");
+    assert_true(cs_json_bool(cs_json_get(result(), "isError"), false));
+    assert_int_equal(strlen(structured("threadId")), 36);
+    assert_non_null(strstr(text_of_tool(), structured("threadId")));
+    fixture.engine.script = ANSWER;
+}
+
+/* ---- streams ---- */
+
+static void send_call(struct client *client, const char *id, const char *more)
+{
+    struct cs_mcp_head head = {.session = fixture.session};
+    char text[512];
+
+    cs_buf_init(&client->sent, 1 << 20);
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":%s,\"method\":\"tools/call\",\"params\":{"
+                   "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}%s}}",
+                   id, more);
+    send_as(&head, client, text);
+}
+
+static void progress_grows_and_bears_the_callers_token(void **state)
+{
+    struct client client = {0};
+    int64_t last = -1;
+    char *line, *rest = NULL;
+    int lines = 0;
+
+    (void)state;
+    fixture.engine.script = TALK;
+    send_call(&client, "5", ",\"_meta\":{\"progressToken\":\"tok\"}");
+    assert_non_null(result());
+    for (line = strtok_r(got.sent, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
+        struct cs_json *json = NULL;
+        int64_t now;
+
+        assert_int_equal(cs_json_parse(line, strlen(line), strlen(line), &json, NULL), CS_OK);
+        assert_string_equal(cs_json_get_string(json, "method"), "notifications/progress");
+        assert_string_equal(cs_json_get_string(cs_json_get(json, "params"), "progressToken"),
+                            "tok");
+        now = cs_json_int(cs_json_path(json, "params", "progress", NULL), -1);
+        assert_true(now > last);
+        last = now;
+        lines++;
+        cs_json_free(json);
+    }
+    assert_true(lines >= 3);
+    client = (struct client){0};
+    send_call(&client, "6", "");
+    assert_string_equal(got.sent, "");
+    fixture.engine.script = ANSWER;
+}
+
+static void a_stream_begins_with_an_event_to_resume_from(void **state)
+{
+    struct client client = {0}, again = {0};
+    struct cs_mcp_head head = {.session = fixture.session};
+    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &again};
+    struct cs_mcp_answer answer;
+    char other[CS_MCP_SESSION_MAX];
+
+    (void)state;
+    fixture.engine.script = ANSWER;
+    send_call(&client, "\"seven\"", "");
+    assert_true(client.event[0] != '\0');
+    cs_buf_init(&again.sent, 1 << 20);
+    head.last_event = client.event;
+    cs_mcp_listen(fixture.mcp, &head, &stream, &answer);
+    keep(&answer, &again);
+    assert_int_equal(got.status, 200);
+    assert_string_equal(cs_json_get_string(got.json, "id"), "seven");
+    assert_string_equal(structured("content"), "the answer");
+    initialize(SESSIONS_ERA);
+    memcpy(other, got.session, sizeof other);
+    head.session = other;
+    cs_mcp_listen(fixture.mcp, &head, &stream, &answer);
+    keep(&answer, NULL);
+    assert_int_equal(got.status, 404);
+    head.session = fixture.session;
+    head.last_event = "0123456789abcdef." NOBODY ".31";
+    cs_mcp_listen(fixture.mcp, &head, &stream, &answer);
+    keep(&answer, NULL);
+    assert_int_equal(got.status, 404);
+}
+
+struct parallel {
+    pthread_t thread;
+    struct cs_mcp_head head;
+    struct client client;
+    const char *text;
+    struct cs_mcp_answer answer;
+};
+
+static void *call_in_parallel(void *arg)
+{
+    struct parallel *one = arg;
+    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &one->client};
+
+    cs_mcp_post(fixture.mcp, &one->head, one->text, strlen(one->text), &stream, &one->answer);
+    return NULL;
+}
+
+static void await_running(int count)
+{
+    int64_t deadline = cs_mono_ms() + 10000;
+    bool in_time = true;
+
+    pthread_mutex_lock(&fixture.engine.mutex);
+    while (fixture.engine.running != count && in_time)
+        in_time = cs_cond_wait(&fixture.engine.changed, &fixture.engine.mutex, deadline);
+    pthread_mutex_unlock(&fixture.engine.mutex);
+    assert_true(in_time);
+}
+
+static void start(struct parallel *one, const char *text)
+{
+    fixture.engine.script = HANG;
+    one->text = text;
+    cs_buf_init(&one->client.sent, 1 << 20);
+    assert_int_equal(pthread_create(&one->thread, NULL, call_in_parallel, one), 0);
+    await_running(1);
+}
+
+static void join(struct parallel *one)
+{
+    assert_int_equal(pthread_join(one->thread, NULL), 0);
+    keep(&one->answer, &one->client);
+    fixture.engine.script = ANSWER;
+}
+
+static void a_cancelled_call_stops_the_engine_and_has_no_answer(void **state)
+{
+    struct parallel one = {.head = {.session = fixture.session}};
+
+    (void)state;
+    start(&one, "{\"jsonrpc\":\"2.0\",\"id\":\"c\",\"method\":\"tools/call\",\"params\":{"
+                "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}}}");
+    send("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+         "cancelled\",\"params\":{\"requestId\":\"d\"}}");
+    assert_int_equal(fixture.engine.running, 1);
+    send("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+         "cancelled\",\"params\":{\"requestId\":\"c\"}}");
+    assert_int_equal(got.status, 202);
+    await_running(0);
+    join(&one);
+    assert_null(got.json);
+}
+
+/* Stop the turn that was begun last. */
+static void cancel_newest(void)
+{
+    char tid[CS_UUID_MAX];
+    struct cs_turn_row row;
+    size_t count = 0;
+
+    assert_int_equal(cs_core_turns(fixture.core, 0, &row, 1, &count, NULL), CS_OK);
+    assert_int_equal(count, 1);
+    memcpy(tid, row.tid, sizeof tid);
+    cs_turn_row_fini(&row);
+    assert_true(cs_turn_cancel(fixture.core, tid));
+    await_running(0);
+}
+
+static void who_goes_away_from_a_session_does_not_cancel(void **state)
+{
+    struct parallel one = {.head = {.session = fixture.session}, .client = {.most = 1}};
+
+    (void)state;
+    start(&one,
+          "{\"jsonrpc\":\"2.0\",\"id\":\"g\",\"method\":\"tools/call\",\"params\":{"
+          "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},\"_meta\":{\"progressToken\":1}}}");
+    join(&one);
+    assert_null(got.json);
+    assert_int_equal(fixture.engine.running, 1);
+    call("tools/call", "\"name\":\"codex-sessions\",\"arguments\":{\"limit\":1}");
+    assert_string_equal(
+        cs_json_get_string(
+            cs_json_at(cs_json_path(result(), "structuredContent", "sessions", NULL), 0), "status"),
+        "running");
+    cancel_newest();
+}
+
+/* ---- without sessions ---- */
+
+static void a_request_that_stands_alone_says_all_by_itself(void **state)
+{
+    static const struct {
+        struct cs_mcp_head head;
+        const char *params;
+        int status, code;
+    } cases[] = {
+        {{.revision = "2026-07-28", .method = "tools/list"}, "", 400, CS_RPC_INVALID_PARAMS},
+        {{.revision = "2026-07-28", .method = "tools/list"},
+         "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}",
+         400,
+         CS_RPC_INVALID_PARAMS},
+        {{.method = "tools/list"}, META, 400, CS_RPC_HEADER_MISMATCH},
+        {{.revision = "2025-11-25", .method = "tools/list"}, META, 400, CS_RPC_HEADER_MISMATCH},
+        {{.revision = "2026-07-28"}, META, 400, CS_RPC_HEADER_MISMATCH},
+        {{.revision = "2026-07-28", .method = "Tools/list"}, META, 400, CS_RPC_HEADER_MISMATCH},
+        {{.revision = "2026-07-28", .method = " tools/list "}, META, 200, 0},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512];
+
+        (void)snprintf(text, sizeof text,
+                       "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\",\"params\":{%s}}",
+                       cases[i].params);
+        send_as(&cases[i].head, NULL, text);
+        if (got.status != cases[i].status || code() != cases[i].code)
+            fail_msg("%d: %d %d", (int)i, got.status, (int)code());
+    }
+}
+
+static void removed_methods_are_not_found(void **state)
+{
+    static const char *const methods[] = {"initialize",
+                                          "ping",
+                                          "logging/setLevel",
+                                          "resources/subscribe",
+                                          "resources/unsubscribe",
+                                          "tasks/get",
+                                          "tasks/result",
+                                          "nothing"};
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof methods / sizeof *methods; i++) {
+        call_alone(methods[i], NULL, "");
+        assert_int_equal(got.status, 404);
+        assert_int_equal(code(), CS_RPC_NO_METHOD);
+        assert_int_equal(cs_json_int(cs_json_get(got.json, "id"), 0), 1);
+    }
+    call("server/discover", "");
+    assert_int_equal(code(), CS_RPC_NO_METHOD);
+}
+
+static void results_tell_their_type_and_how_long_they_hold(void **state)
+{
+    static const char *const cached[] = {"server/discover", "tools/list", "resources/list",
+                                         "resources/templates/list", "prompts/list"};
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof cached / sizeof *cached; i++) {
+        call_alone(cached[i], NULL, "");
+        assert_string_equal(cs_json_get_string(result(), "resultType"), "complete");
+        assert_true(cs_json_int(cs_json_get(result(), "ttlMs"), -1) >= 0);
+        assert_string_equal(cs_json_get_string(result(), "cacheScope"), "private");
+        assert_non_null(
+            cs_json_path(result(), "_meta", "io.modelcontextprotocol/serverInfo", "name", NULL));
+    }
+    call_alone("tools/call", "codex-sessions", "\"name\":\"codex-sessions\"");
+    assert_string_equal(cs_json_get_string(result(), "resultType"), "complete");
+    assert_null(cs_json_get(result(), "ttlMs"));
+    call("tools/list", "");
+    assert_null(cs_json_get(result(), "resultType"));
+}
+
+static void the_name_in_the_header_may_be_encoded(void **state)
+{
+    (void)state;
+    call_alone("tools/call", "=?base64?Y29kZXgtc2Vzc2lvbnM=?=", "\"name\":\"codex-sessions\"");
+    assert_int_equal(got.status, 200);
+    call_alone("tools/call", "=?base64?Y29kZXg=?=", "\"name\":\"codex-sessions\"");
+    assert_int_equal(code(), CS_RPC_HEADER_MISMATCH);
+    call_alone("tools/call", NULL, "\"name\":\"codex-sessions\"");
+    assert_int_equal(code(), CS_RPC_HEADER_MISMATCH);
+}
+
+static void without_sessions_who_goes_away_has_cancelled(void **state)
+{
+    struct parallel one = {
+        .head = {.revision = "2026-07-28", .method = "tools/call", .name = "codex"},
+        .client = {.most = 1}};
+
+    (void)state;
+    start(&one, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{"
+                "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},\"_meta\":{"
+                "\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\","
+                "\"io.modelcontextprotocol/clientCapabilities\":{},\"progressToken\":1}}}");
+    join(&one);
+    assert_null(got.json);
+    await_running(0);
+}
+
+static void a_sealed_text_is_taken_back_only_as_it_was(void **state)
+{
+    struct cs_buf sealed;
+    char text[32];
+
+    (void)state;
+    cs_buf_init(&sealed, 1024);
+    assert_int_equal(cs_mcp_seal(fixture.mcp, "state.1", &sealed, NULL), CS_OK);
+    assert_true(cs_mcp_unseal(fixture.mcp, sealed.data, text, sizeof text));
+    assert_string_equal(text, "state.1");
+    assert_false(cs_mcp_unseal(fixture.mcp, sealed.data, text, 7));
+    sealed.data[0] = 'S';
+    assert_false(cs_mcp_unseal(fixture.mcp, sealed.data, text, sizeof text));
+    sealed.data[0] = 's';
+    sealed.data[sealed.len - 1] ^= 1;
+    assert_false(cs_mcp_unseal(fixture.mcp, sealed.data, text, sizeof text));
+    assert_false(cs_mcp_unseal(fixture.mcp, "state.1", text, sizeof text));
+    assert_false(cs_mcp_unseal(fixture.mcp, NULL, text, sizeof text));
+    cs_buf_fini(&sealed);
+}
+
+/* ---- resources, tasks ---- */
+
+static void a_session_watches_a_bounded_number_of_resources(void **state)
+{
+    char params[64];
+    int i;
+
+    (void)state;
+    for (i = 0; i <= CS_MCP_WATCHED_MAX; i++) {
+        (void)snprintf(params, sizeof params, "\"uri\":\"codex-session://%d\"", i);
+        call("resources/subscribe", params);
+        assert_int_equal(code(), i < CS_MCP_WATCHED_MAX ? 0 : CS_RPC_INVALID_PARAMS);
+    }
+    for (i = 0; i < CS_MCP_WATCHED_MAX; i++) {
+        (void)snprintf(params, sizeof params, "\"uri\":\"codex-session://%d\"", i * 7 % 64);
+        call("resources/unsubscribe", params);
+        assert_int_equal(cs_json_size(result()), 0);
+    }
+    call("resources/subscribe", "\"uri\":\"codex-session://x\"");
+    assert_int_equal(cs_json_size(result()), 0);
+}
+
+static void an_unknown_resource_is_named_in_the_error(void **state)
+{
+    (void)state;
+    call("resources/read", "\"uri\":\"codex-session://" NOBODY "\"");
+    assert_int_equal(code(), CS_RPC_NO_RESOURCE);
+    call_alone("resources/read", "other://x", "\"uri\":\"other://x\"");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+    assert_string_equal(cs_json_string(cs_json_path(got.json, "error", "data", "uri", NULL), NULL),
+                        "other://x");
+    call("resources/list", "\"cursor\":\"-1\"");
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+}
+
+static void a_task_is_answered_at_once_and_found_by_its_id(void **state)
+{
+    char task[CS_UUID_MAX], params[64];
+
+    (void)state;
+    fixture.engine.script = HANG;
+    call("tools/call", "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},\"task\":{}");
+    (void)snprintf(task, sizeof task, "%s",
+                   cs_json_string(cs_json_path(result(), "task", "taskId", NULL), NULL));
+    (void)snprintf(params, sizeof params, "\"taskId\":\"%s\"", task);
+    call("tasks/get", params);
+    assert_string_equal(cs_json_get_string(result(), "status"), "working");
+    call("tasks/cancel", params);
+    assert_string_equal(cs_json_get_string(result(), "status"), "cancelled");
+    call("tasks/cancel", params);
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+    call("tasks/result", params);
+    assert_true(cs_json_bool(cs_json_get(result(), "isError"), false));
+    call("tasks/list", "");
+    assert_string_equal(cs_json_get_string(cs_json_at(cs_json_get(result(), "tasks"), 0), "taskId"),
+                        task);
+    call("tools/call", "\"name\":\"codex-history\",\"task\":{}");
+    assert_int_equal(code(), CS_RPC_NO_METHOD);
+    fixture.engine.script = ANSWER;
+}
+
+/* ---- no memory ---- */
+
+struct sweep {
+    const char *method, *params;
+};
+
+/* Whatever fails, there is an answer, or the word that there is none for want of memory. */
+static void run_sweep(void *arg)
+{
+    const struct sweep *sweep = arg;
+    struct cs_mcp_head head = {.session = fixture.session};
+    struct client client = {0};
+    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &client};
+    struct cs_mcp_answer answer;
+    char text[1024];
+
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":{%s}}",
+                   sweep->method, sweep->params);
+    cs_buf_init(&client.sent, 1 << 20);
+    cs_mcp_post(fixture.mcp, &head, text, strlen(text), &stream, &answer);
+    (void)fault_disarm();
+    if (answer.json.len == 0 && answer.status != 503)
+        fail_msg("%s: %d without an answer", sweep->method, answer.status);
+    cs_mcp_answer_fini(&answer);
+    cs_buf_fini(&client.sent);
+    call("ping", "");
+    assert_int_equal(got.status, 200);
+}
+
+static void every_failed_allocation_is_answered(void **state)
+{
+    static const struct sweep sweeps[] = {
+        {"initialize", "\"protocolVersion\":\"x\",\"capabilities\":{},\"clientInfo\":{}"},
+        {"tools/list", ""},
+        {"nothing", ""},
+        {"tools/call", "\"name\":\"codex-sessions\",\"arguments\":{\"query\":\"x\"}"},
+        {"tools/call", "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},"
+                       "\"_meta\":{\"progressToken\":1}"},
+        {"resources/list", ""},
+        {"resources/read", "\"uri\":\"codex-session://" NOBODY "\""},
+        {"tasks/list", ""},
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof sweeps / sizeof *sweeps; i++) {
+        struct sweep one = sweeps[i];
+
+        assert_true(fault_sweep(run_sweep, &one) > 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(initialize_speaks_the_clients_revision_or_offers_the_newest),
+        cmocka_unit_test(a_session_id_is_random_and_visible_ascii),
+        cmocka_unit_test(a_request_needs_a_session_that_has_not_ended),
+        cmocka_unit_test(the_session_unused_for_longest_makes_room),
+        cmocka_unit_test(a_revision_that_is_not_spoken_is_refused_with_those_that_are),
+        cmocka_unit_test(what_is_no_message_is_refused),
+        cmocka_unit_test(notifications_and_responses_are_taken_without_a_word),
+        cmocka_unit_test(ids_come_back_as_they_were),
+        cmocka_unit_test(ping_and_the_level_of_logs_are_answered_with_nothing),
+        cmocka_unit_test(tools_are_defined_whole),
+        cmocka_unit_test(an_unknown_tool_is_an_error_of_the_protocol),
+        cmocka_unit_test(arguments_are_checked_and_what_is_wrong_is_told_to_the_model),
+        cmocka_unit_test(results_are_what_the_output_schemas_say),
+        cmocka_unit_test(a_failed_turn_is_told_with_its_thread),
+        cmocka_unit_test(progress_grows_and_bears_the_callers_token),
+        cmocka_unit_test(a_stream_begins_with_an_event_to_resume_from),
+        cmocka_unit_test(a_cancelled_call_stops_the_engine_and_has_no_answer),
+        cmocka_unit_test(who_goes_away_from_a_session_does_not_cancel),
+        cmocka_unit_test(a_request_that_stands_alone_says_all_by_itself),
+        cmocka_unit_test(removed_methods_are_not_found),
+        cmocka_unit_test(results_tell_their_type_and_how_long_they_hold),
+        cmocka_unit_test(the_name_in_the_header_may_be_encoded),
+        cmocka_unit_test(without_sessions_who_goes_away_has_cancelled),
+        cmocka_unit_test(a_sealed_text_is_taken_back_only_as_it_was),
+        cmocka_unit_test(a_session_watches_a_bounded_number_of_resources),
+        cmocka_unit_test(an_unknown_resource_is_named_in_the_error),
+        cmocka_unit_test(a_task_is_answered_at_once_and_found_by_its_id),
+        cmocka_unit_test(every_failed_allocation_is_answered),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
