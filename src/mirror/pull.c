@@ -20,7 +20,8 @@ struct pull {
     struct cs_changes changes;
     const char *sid; /* of the entry under way */
     int64_t stamp;
-    bool bad; /* the entry holds something unreadable */
+    bool bad;  /* the entry holds something unreadable */
+    bool lost; /* the entry of ours that the bell heard last was not seen again yet */
 };
 
 int64_t cs_entry_stamp(const char *id)
@@ -200,6 +201,8 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
 
     bool ours = cs_confirm(pull->follow, id);
 
+    if (strcmp(id, pull->follow->heard) == 0)
+        pull->lost = false;
     if (kind == NULL || sid == NULL || !cs_record_id_valid(sid))
         return CS_OK; /* nothing that we could make use of */
     pull->sid = sid;
@@ -267,6 +270,7 @@ enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, 
     bool more = true;
     enum cs_status rc = CS_OK;
 
+    pull.lost = cs_entry_compare(follow->heard, follow->cursor) > 0;
     if (follow->cursor[0] == '\0')
         follow->resync = true;
     while (rc == CS_OK && more && !follow->resync) {
@@ -281,9 +285,9 @@ enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, 
         }
         cs_reply_free(reply);
     }
-    /* The log was read to its end. What of ours is still missing was lost: Redis went back in time,
-     * and who knows what else it forgot. */
-    if (rc == CS_OK && follow->sent_count > 0)
+    /* The log was read to its end. What of ours is still missing, or was heard and is gone, was
+     * lost: Redis went back in time, and who knows what else it forgot. */
+    if (rc == CS_OK && (follow->sent_count > 0 || pull.lost))
         follow->resync = true;
     cs_changes_fini(&pull.changes);
     return rc == CS_OK && follow->resync ? cs_resync_user(mirror, follow, err) : rc;

@@ -444,9 +444,19 @@ class World:
             wait_until(calm, "", ALONE_S if alone else HEALED_S, 0.1)
         except AssertionError:
             asked = "unasked" if alone else "asked"
+            for host in self.hosts:
+                self.say(f"{host.name}: {host.daemon.get('/api/codex/sync').text}")
+            self.say(self.state_of_redis())
             raise AssertionError(f"{asked}, {time.monotonic() - begun:.0f} s after the last fault: {last[0]}") from last[0]
         self.silent_loss = False
         self.say(f"settled{' alone' if alone else ''} after {time.monotonic() - begun:.2f} s")
+
+    def state_of_redis(self):
+        """For who looks into a failure: what each session holds, and the logs, without payloads."""
+        vectors = {sid: value["_cx"]["vv"] for sid, value in Shown(self.redis).sessions.items()}
+        logs = {user: self.redis.admin("XRANGE", f"cx:log:{user}", "-", "+") for user in LIMITS}
+        short = {user: [(name, [field[:40] for field in fields]) for name, fields in log] for user, log in logs.items()}
+        return f"Redis: {vectors}\n{short}"
 
     def sync_all(self):
         for host in self.hosts:

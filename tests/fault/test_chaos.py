@@ -1,6 +1,8 @@
 """Three real daemons and a real Redis, whatever happens to them: nothing that was acknowledged is lost, and all hosts end
 alike. The order of what happens is a seed's; how it interleaves is the machine's."""
 
+import time
+
 import pytest
 from chaos_world import LIMITS, World
 
@@ -65,5 +67,27 @@ def test_what_is_deleted_leaves_the_archives_of_other_hosts_too(ram, forgetful_c
         for _ in range(2):
             world.sync_all()
         assert sid not in there.view().rows
+    finally:
+        world.end()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.5, 2.5])
+def test_what_redis_acknowledged_and_lost_is_sent_again_unasked(ram, forgetful_codex, seconds):
+    """However far the word of it had come meanwhile; nobody else has it."""
+    world = World(0, ram, forgetful_codex)
+    try:
+        world.begin()
+        world.sync_all()
+        world.redis.snapshot()
+        host, *others = world.hosts
+        for other in others:
+            other.daemon.kill9()
+        told = next(iter(world.told.values()))
+        world.go_on(host, told, *world.prompt())
+        time.sleep(seconds)
+        world.redis.restart_from_snapshot()
+        world.heal()
+        world.settle(alone=True)
+        assert len(host.view().rows[told.sid]) == 4
     finally:
         world.end()
