@@ -16,6 +16,7 @@
 #define HOSTS_MAX 64
 #define ASIDE_MAX 100
 #define TOMB_MS   (INT64_C(7) * 86400000)
+#define HOST_ROWS 8192 /* newest messages that are looked at for hosts */
 
 /* Everything about replication that outlives a call. */
 struct cs_sync_part {
@@ -620,6 +621,47 @@ static enum cs_status port_apply(void *arg, const struct cs_mirror_change *chang
     return rc;
 }
 
+/* ---- other hosts ---- */
+
+/* Looks for the newest message of each origin, which is one start of one host. */
+struct looking {
+    struct cs_core *core;
+    int64_t seen[4 * HOSTS_MAX]; /* origins */
+    size_t count;
+};
+
+static enum cs_status look_at(void *arg, const struct cs_replica_other *message, struct cs_err *err)
+{
+    struct looking *looking = arg;
+    struct cs_json *root = NULL;
+    size_t i;
+
+    (void)err;
+    for (i = 0; i < looking->count; i++)
+        if (looking->seen[i] == message->origin)
+            return CS_OK;
+    if (looking->count == sizeof looking->seen / sizeof looking->seen[0])
+        return CS_CANCELLED;
+    looking->seen[looking->count++] = message->origin;
+    if (cs_json_parse(message->frag, message->len, message->len, &root, NULL) == CS_OK)
+        note_host(looking->core, cs_json_get_string(root, "host"), message->at);
+    cs_json_free(root);
+    return CS_OK;
+}
+
+/* What earlier runs saw of other hosts is in their messages. */
+static enum cs_status remember_hosts(struct cs_core *core, struct cs_err *err)
+{
+    struct looking looking = {.core = core};
+    struct cs_db *db = NULL;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
+
+    if (rc == CS_OK)
+        rc = cs_replica_others(db, HOST_ROWS, look_at, &looking, err);
+    cs_store_done(core->store, db);
+    return rc;
+}
+
 /* ---- life ---- */
 
 static enum cs_status reach(struct cs_sync_part *part, const struct cs_core_parts *parts,
@@ -687,6 +729,8 @@ enum cs_status cs_sync_start(struct cs_core *core, const struct cs_core_parts *p
     core->sync = part;
     cs_core_host_name(parts->config, part->host);
     rc = reach(part, parts, err);
+    if (rc == CS_OK)
+        rc = remember_hosts(core, err);
     if (rc == CS_OK)
         rc = make_mirror(core, parts->no_thread, err);
     if (rc != CS_OK)

@@ -217,6 +217,21 @@ static void note_news(struct cs_replica_news_page *page, struct cs_sql *q)
     page->count++;
 }
 
+static enum cs_status top_message(struct cs_db *db, int64_t *out_id, struct cs_err *err)
+{
+    int64_t id = 0;
+    struct cs_sql q;
+    enum cs_status status;
+
+    cs_sql_begin(&q, db, CS_SQL_TOP_MESSAGE);
+    if (cs_sql_next(&q))
+        id = cs_sql_get_int(&q, 0);
+    status = cs_sql_end(&q, "read the newest message", err);
+    if (status == CS_OK)
+        *out_id = id;
+    return status;
+}
+
 enum cs_status cs_replica_news(struct cs_db *db, int64_t after, struct cs_replica_news_page *page,
                                struct cs_err *err)
 {
@@ -236,12 +251,8 @@ enum cs_status cs_replica_news(struct cs_db *db, int64_t after, struct cs_replic
         rows++;
     }
     status = cs_sql_end(&q, "read the news", err);
-    if (status == CS_OK && more) { /* rows of other hosts behind the last one count as seen */
-        cs_sql_begin(&q, db, CS_SQL_TOP_MESSAGE);
-        if (cs_sql_next(&q))
-            top = cs_sql_get_int(&q, 0);
-        status = cs_sql_end(&q, "read the newest message", err);
-    }
+    if (status == CS_OK && more) /* rows of other hosts behind the last one count as seen */
+        status = top_message(db, &top, err);
     if (status == CS_OK && top > page->upto)
         page->upto = top;
     return status;
@@ -460,6 +471,30 @@ enum cs_status cs_replica_each_aside(struct cs_db *db, size_t max,
             each(arg, sid, why);
     }
     return cs_sql_end(&q, "list what was set aside", err);
+}
+
+enum cs_status cs_replica_others(struct cs_db *db, int64_t rows,
+                                 enum cs_status (*each)(void *arg,
+                                                        const struct cs_replica_other *message,
+                                                        struct cs_err *err),
+                                 void *arg, struct cs_err *err)
+{
+    int64_t top = 0;
+    struct cs_sql q;
+    enum cs_status ended, status = top_message(db, &top, err);
+
+    if (status != CS_OK)
+        return status;
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_OTHERS);
+    cs_sql_int(&q, top - rows);
+    while (status == CS_OK && cs_sql_next(&q)) {
+        struct cs_replica_other message = {cs_sql_get_int(&q, 0), cs_sql_get_int(&q, 1), NULL, 0};
+
+        message.frag = cs_sql_get_bytes(&q, 2, &message.len);
+        status = message.frag != NULL ? each(arg, &message, err) : CS_OK;
+    }
+    ended = cs_sql_end(&q, "read messages of other hosts", err);
+    return status == CS_OK || status == CS_CANCELLED ? ended : status;
 }
 
 enum cs_status cs_replica_figures(struct cs_db *db, struct cs_replica_figures *out,

@@ -209,6 +209,9 @@ static const struct {
     [CS_SQL_REPLICA_PENDING] = {"SELECT count(*), count(DISTINCT m.session), min(m.at) "
                                 "FROM message AS m WHERE m.id > ?1 AND " OWN_MESSAGE,
                                 false},
+    [CS_SQL_REPLICA_OTHERS] = {"SELECT m.origin, m.at, m.frag FROM message AS m WHERE m.id > ?1 "
+                               "AND NOT " OWN_MESSAGE "ORDER BY m.id DESC",
+                               false},
     [CS_SQL_REPLICA_LAST] =
         {"SELECT seq, hlc FROM message WHERE session = ?1 AND origin = ?2 " NEWEST, false},
     [CS_SQL_REPLICA_HASH] =

@@ -137,6 +137,18 @@ CS_MUST_USE enum cs_status cs_replica_each_aside(struct cs_db *db, size_t max,
                                                  void (*each)(void *arg, const char *sid,
                                                               const char *why),
                                                  void *arg, struct cs_err *err);
+struct cs_replica_other {
+    int64_t origin, at; /* wall ms */
+    const char *frag;
+    size_t len;
+};
+/** The messages of other hosts among the newest @rows of all, the newest first. @each ends it early
+ * with CS_CANCELLED, which is CS_OK here. */
+CS_MUST_USE enum cs_status cs_replica_others(
+    struct cs_db *db, int64_t rows,
+    enum cs_status (*each)(void *arg, const struct cs_replica_other *message, struct cs_err *err),
+    void *arg, struct cs_err *err);
+
 struct cs_replica_figures {
     int64_t pending_sessions; /* marked, or with messages behind the cursor of pushes */
     int64_t pending_messages; /* of this host, behind that cursor */

@@ -375,6 +375,12 @@ static void the_news_are_this_hosts_messages_behind_the_cursor(void **state)
     assert_int_equal(1, page.count);
     assert_string_equal("s1", items[0].sid);
     assert_int_equal(3, items[0].from);
+    assert_int_equal(3, items[0].to);
+    ok(cs_store_read(f->store, &db, &f->err));
+    ok(cs_replica_news(db, 0, &page, &f->err));
+    cs_store_done(f->store, db);
+    assert_int_equal(1, items[0].from);
+    assert_int_equal(3, items[0].to);
     assert_int_equal(id + 2, page.upto); /* the other host's message counts as seen */
     mark = mark_of(f, "s1");
     assert_true(mark.unsent);
@@ -382,6 +388,46 @@ static void the_news_are_this_hosts_messages_behind_the_cursor(void **state)
     mark = mark_of(f, "s2");
     assert_false(mark.unsent);
     cs_replica_mark_fini(&mark);
+}
+
+static enum cs_status count_other(void *arg, const struct cs_replica_other *message,
+                                  struct cs_err *err)
+{
+    int64_t *sum = arg;
+
+    (void)err;
+    assert_true(message->origin == FAR || message->origin == FAR + 1);
+    assert_true(message->len > 0 && message->frag[0] == '{');
+    *sum = *sum * 10 + (message->origin - FAR + 1);
+    return *sum > 100 ? CS_CANCELLED : CS_OK;
+}
+
+/* The origins of others' messages among the newest @rows, 1 or 2, as digits. */
+static int64_t others(struct fixture *f, int64_t rows)
+{
+    struct cs_db *db = NULL;
+    int64_t sum = 0;
+
+    ok(cs_store_read(f->store, &db, &f->err));
+    ok(cs_replica_others(db, rows, count_other, &sum, &f->err));
+    cs_store_done(f->store, db);
+    return sum;
+}
+
+static void the_newest_messages_of_other_hosts_come_first(void **state)
+{
+    struct fixture *f = *state;
+    int64_t session = add_session(f, 1);
+
+    assert_int_equal(others(f, 100), 0);
+    (void)insert(f, session, (struct cs_replica_message){.origin = FAR, .seq = 1, .hlc = 1});
+    (void)add_message(f, session, CS_MESSAGE_USER, "ours", NULL, 1);
+    (void)insert(f, session, (struct cs_replica_message){.origin = FAR + 1, .seq = 1, .hlc = 2});
+    assert_int_equal(others(f, 100), 21);
+    assert_int_equal(others(f, 2), 2);
+    (void)insert(f, session, (struct cs_replica_message){.origin = FAR, .seq = 2, .hlc = 3});
+    (void)insert(f, session, (struct cs_replica_message){.origin = FAR, .seq = 3, .hlc = 4});
+    assert_int_equal(others(f, 100), 112); /* was told to end */
 }
 
 static void a_users_sessions_are_live_marked_or_deleted_ones_each_once(void **state)
@@ -427,6 +473,7 @@ int main(void)
         CASE(tombstones_join),
         CASE(what_was_set_aside_waits_for_a_change),
         CASE(the_news_are_this_hosts_messages_behind_the_cursor),
+        CASE(the_newest_messages_of_other_hosts_come_first),
         CASE(a_users_sessions_are_live_marked_or_deleted_ones_each_once),
     };
 
