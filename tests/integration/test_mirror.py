@@ -11,7 +11,6 @@ from support.hosts import (
     archived, break_line, drained, in_redis, mend_line, messages, on, other_program, plain_session, run_program,
     state, sync,
 )
-from support.openapi import Document
 from support.process import SLOWNESS, wait_until
 
 
@@ -177,36 +176,54 @@ def test_kill_9_with_unsent_turns_loses_nothing(proxied, make_host, redis):
 # ---- other programs ----
 
 
-def test_readers_parse_the_session_at_every_moment_while_it_grows(make_host, redis):
+def test_readers_parse_every_key_at_every_moment_while_a_session_grows(make_host, redis):
     a, b = make_host("alpha"), make_host("beta")
-    sid = a.ask("one")["sessionId"]
+    first = a.ask("one")
+    sid, cid = first["sessionId"], first["conversationId"]
     on(b, sid, 2)
-    with other_program(redis, "watch", f"codex:session:{sid}") as reader:
+    with other_program(redis, "watch", sid, cid, "anna") as reader:
         for n in range(20):
             host = (a, b)[n // 5 % 2]
             on(host, sid, 2 + 2 * n)
-            host.go_on(sid, f"é {n} " + "x" * (100 * n))
+            host.go_on(sid, f"é {n} \\ \" \n 🐕 " + "x" * (100 * n * n), **({"model": "another"} if n == 7 else {}))
+            if n == 12:
+                redis.command("SCRIPT", "FLUSH")
         in_redis(redis, sid, 42)
         time.sleep(0.2)
         out, problems = reader.communicate("", 30 * SLOWNESS)
     assert reader.returncode == 0, problems
     seen = json.loads(out)
     assert seen["most"] == 42 and seen["reads"] > 100
+    on(a, sid, 42)
+    value = in_redis(redis, sid, 42)
+    shown = messages(a, sid)
+    assert [(m["type"], m["content"], m["timestamp"]) for m in value["messages"]] == [
+        (m["type"], m["content"], m["timestamp"]) for m in shown]
+    assert value["userId"] == "anna" and value["prompt"] == "one" and value["sandbox"] == "read-only"
 
 
-def test_a_session_in_the_plain_format_is_continued(make_host, redis):
-    a, b = make_host("alpha"), make_host("beta")
+def test_a_session_in_the_plain_format_is_continued(make_host, redis, model):
+    a, b = make_host("alpha", codex=codex_binary()), make_host("beta")
     made = plain_session()
     sid = made["sessionId"]
     run_program(redis, [made], "create")
 
-    assert a.go_on(made["conversationId"], "what is my dog called?")["response"].startswith("echo 3:")
+    answer = a.go_on(made["conversationId"], "what is my dog called?")
 
+    assert answer["sessionId"] == sid and answer["metadata"]["continued"] is True
+    assert_context(model, "my dog is Rex", "noted 🐕", "what is my dog called?")
     value = in_redis(redis, sid, 4)
-    assert value["createdAt"] == made["createdAt"] and value["prompt"] == made["prompt"]
-    assert [m["content"] for m in value["messages"]][:2] == ["my dog is Rex", "noted 🐕"]
+    for field in ("sessionId", "conversationId", "createdAt", "prompt", "sandbox", "userId"):
+        assert value[field] == made[field], field
+    for now, before in zip(value["messages"], made["messages"]):
+        assert {field: now[field] for field in before} == before  # what else it holds, too
     on(b, sid, 4)
     assert messages(a, sid) == messages(b, sid)
+    with other_program(redis, "watch", sid, made["conversationId"], "anna") as reader:
+        assert b.go_on(made["conversationId"], "thanks")["response"].startswith("echo 5:")
+        in_redis(redis, sid, 6)
+        _, problems = reader.communicate("", 30 * SLOWNESS)
+    assert reader.returncode == 0, problems
 
 
 def test_a_turn_that_a_plain_writer_added_is_taken_over(make_host, redis):
@@ -226,29 +243,6 @@ def test_a_turn_that_a_plain_writer_added_is_taken_over(make_host, redis):
 # ---- to see ----
 
 
-def test_the_state_is_shown_as_documented(make_host, redis):
-    document = Document()
-    a, b = make_host("alpha"), make_host("beta")
-    sid = a.ask("one")["sessionId"]
-    on(b, sid, 2)
-    b.go_on(sid, "two")
-    on(a, sid, 4)
-    done = sync(a)
-    assert done.status == 200 and done["done"] is True
-    document.check_answer("POST", "/api/codex/sync", 200, done.json)
-    shown = a.get("/api/codex/sync").json
-    document.check_answer("GET", "/api/codex/sync", 200, shown)
-    document.check_answer("GET", "/health", 200, a.health())
-    document.check_answer("GET", "/api/codex/history/{id}", 200, a.get(f"/api/codex/history/{sid}").json)
-    now = shown["sync"]
-    assert now["state"] == "online" and now["error"] is None and now["host"] == "alpha"
-    assert now["url"] == redis.url
-    assert now["pendingSessions"] == now["pendingMessages"] == 0 and now["oldestPending"] is None
-    assert now["commands"] > 0 and now["bytesSent"] > 0 and now["lastPush"] and now["lastPull"]
-    assert [host["name"] for host in now["hosts"]] == ["beta"] and now["quarantined"] == []
-    assert a.session(sid)["sync"] == "synced" and a.health()["redis"] == a.stats()["redis"] == "online"
-
-
 def test_the_verbs_tell_of_redis(make_host, redis):
     a = make_host("alpha")
     a.ask("one")
@@ -260,15 +254,3 @@ def test_the_verbs_tell_of_redis(make_host, redis):
     a.stop()
     verb = a.run("sync", "--data-dir", str(a.data_dir))
     assert verb.returncode == 1 and "no daemon" in verb.stderr
-
-
-@pytest.mark.parametrize("env", [
-    {"UPSTASH_REDIS_URL": "https://calm-cod-1.upstash.io"}, {"UPSTASH_REDIS_REST_URL": "https://calm-cod-1.upstash.io"},
-    {"UPSTASH_REDIS_TOKEN": "a-token-alone"},
-])
-def test_half_of_the_upstash_settings_is_refused_before_anything_starts(make_daemon, env):
-    host = make_daemon()
-    refused = host.run("serve", "--port", "0", "--data-dir", str(host.data_dir), env=env)
-    assert refused.returncode == 1
-    assert refused.stderr == "codex-sessiond: Upstash Redis URL and TOKEN are required\n"
-    assert not host.data_dir.exists()

@@ -1,8 +1,8 @@
 // Another program at the same Redis, with the usual npm client:
 //
-//   watch KEY      read and parse the session again and again until stdin ends; prints {reads, most}
-//   create         read one session per line of stdin and store each, as the plain format has it
-//   append KEY     read one message per line of stdin; each by GET, edit, SET, as plain writers do
+//   watch SID CID USER   read and check all keys of a session again and again until stdin ends; prints {reads, most}
+//   create               read one session per line of stdin and store each, as the plain format has it
+//   append KEY           read one message per line of stdin; each by GET, edit, SET, as plain writers do
 "use strict";
 const { createClient } = require("redis");
 const readline = require("readline");
@@ -11,27 +11,44 @@ const FIELDS = [
   "sessionId", "conversationId", "createdAt", "lastUsedAt", "prompt", "model", "sandbox", "context", "messages", "status",
 ];
 
-function check(session, least) {
-  for (const field of FIELDS) if (!(field in session)) throw new Error(`without ${field}`);
-  for (const message of session.messages)
-    for (const field of ["type", "content", "timestamp"])
-      if (typeof message[field] !== "string") throw new Error(`a message without ${field}`);
-  if (session.messages.length < least) throw new Error(`${session.messages.length} messages after ${least}`);
-  return session.messages.length;
+function fail(what, session) {
+  throw new Error(`${what}: ${JSON.stringify(session).slice(0, 2000)}`);
 }
 
-async function watch(client, key) {
-  let ended = false, reads = 0, most = 0;
+// `last` is what was read before: a session only grows.
+function check(session, sid, cid, last) {
+  for (const field of FIELDS) if (!(field in session)) fail(`without ${field}`, session);
+  if (session.sessionId !== sid || session.conversationId !== cid) fail("of another id", session);
+  if (!["active", "failed"].includes(session.status)) fail("in no known state", session);
+  for (const time of [session.createdAt, session.lastUsedAt, ...session.messages.map((message) => message.timestamp)])
+    if (typeof time !== "string" || new Date(time).toISOString() !== time) fail(`${time} is no time`, session);
+  for (const message of session.messages)
+    for (const field of ["type", "content"])
+      if (typeof message[field] !== "string") fail(`a message without ${field}`, session);
+  if (session.messages.length !== session.messageCount) fail("miscounted", session);
+  if (!last) return;
+  if (session.lastUsedAt < last.lastUsedAt || session.createdAt !== last.createdAt) fail("back in time", session);
+  last.messages.forEach((message, n) => {
+    if (JSON.stringify(session.messages[n]) !== JSON.stringify(message)) fail(`message ${n} changed`, session);
+  });
+}
+
+async function watch(client, sid, cid, user) {
+  let ended = false, reads = 0, last = null;
   process.stdin.resume().on("end", () => (ended = true));
   while (!ended) {
-    const text = await client.get(key);
-    if (text !== null) {
-      most = check(JSON.parse(text), most);
-      reads++;
-    }
+    const [text, named, members] = await Promise.all([
+      client.get(`codex:session:${sid}`), client.get(`codex:conversation:${cid}`), client.sMembers(`user:sessions:${user}`),
+    ]);
+    const session = JSON.parse(text);
+    check(session, sid, cid, last);
+    if (named !== sid) throw new Error(`the conversation is of ${named}`);
+    if (!members.includes(sid)) throw new Error(`the user has ${members}`);
+    last = session;
+    reads++;
     await new Promise((resolve) => setImmediate(resolve));
   }
-  console.log(JSON.stringify({ reads, most }));
+  console.log(JSON.stringify({ reads, most: last.messages.length }));
 }
 
 async function create(client, session) {
@@ -47,13 +64,13 @@ async function append(client, key, message) {
 }
 
 async function main() {
-  const [url, verb, key] = process.argv.slice(2);
+  const [url, verb, ...words] = process.argv.slice(2);
   const client = createClient({ url });
   await client.connect();
-  if (verb === "watch") await watch(client, key);
+  if (verb === "watch") await watch(client, ...words);
   else
     for await (const line of readline.createInterface({ input: process.stdin }))
-      await (verb === "create" ? create(client, JSON.parse(line)) : append(client, key, JSON.parse(line)));
+      await (verb === "create" ? create(client, JSON.parse(line)) : append(client, words[0], JSON.parse(line)));
   await client.quit();
 }
 
