@@ -29,6 +29,14 @@
 
 /* ---- a request ---- */
 
+/* Clients of MCP look there for how to get a token: there is nothing, whoever they are. */
+static bool is_well_known(const struct cs_request *rq)
+{
+    static const char folder[] = "/.well-known/";
+
+    return strncmp(rq->info->request_uri, folder, sizeof folder - 1) == 0;
+}
+
 static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
 {
     enum cs_status rc = cs_req_check(rq, err);
@@ -36,7 +44,7 @@ static enum cs_status admit(struct cs_request *rq, struct cs_err *err)
     if (rc != CS_OK)
         return rc;
     rq->route = cs_route_find(rq->info->request_uri, cs_req_method(rq), rq->param);
-    if (rq->route == NULL || (rq->route->flags & CS_ROUTE_OPEN) == 0)
+    if (rq->route != NULL ? (rq->route->flags & CS_ROUTE_OPEN) == 0 : !is_well_known(rq))
         rc = cs_auth_check(rq, err); /* strangers do not learn which paths there are */
     return rc == CS_OK && rq->route == NULL ? cs_route_missing(rq, err) : rc;
 }

@@ -236,56 +236,81 @@ bool cs_mcp_pause(struct cs_mcp_call *call, int64_t ms)
 
 /* ---- asking the client ---- */
 
-/* Wait for the reply, with a look now and then whether the client is still there. */
-static struct cs_json *await_reply(struct cs_mcp_call *call, int64_t deadline)
+static struct cs_question *take_place(struct cs_mcp_call *call)
 {
-    struct cs_mcp *mcp = call->mcp;
-    struct cs_json *reply = NULL;
-
-    while (reply == NULL && cs_mono_ms() < deadline && cs_call_beat(call)) {
-        int64_t look = cs_mono_ms() + CS_MCP_BEAT_MS;
-
-        pthread_mutex_lock(&mcp->mutex);
-        while (call->reply == NULL && !call->cancelled &&
-               cs_cond_wait(&mcp->changed, &mcp->mutex, look < deadline ? look : deadline))
-            continue;
-        reply = call->reply;
-        call->reply = NULL;
-        pthread_mutex_unlock(&mcp->mutex);
-    }
-    return reply;
-}
-
-static void send_question(struct cs_mcp_call *call, const char *method, const char *params)
-{
-    struct cs_buf out;
-    char id[24];
+    struct cs_question *found = NULL;
+    size_t i;
 
     pthread_mutex_lock(&call->mcp->mutex);
-    call->ask = ++call->mcp->asked;
+    for (i = 0; i < CS_QUESTIONS_MAX && found == NULL; i++)
+        if (call->questions[i].number == 0)
+            found = &call->questions[i];
+    if (found != NULL)
+        found->number = ++call->mcp->asked;
     pthread_mutex_unlock(&call->mcp->mutex);
-    snprintf(id, sizeof id, "%lld", (long long)call->ask);
+    return found;
+}
+
+struct cs_question *cs_call_ask(struct cs_mcp_call *call, const char *method, const char *params)
+{
+    struct cs_question *question = NULL;
+    struct cs_buf out;
+
+    if (call->session != NULL && call->stream->send != NULL)
+        question = take_place(call);
+    if (question == NULL)
+        return NULL;
     cs_buf_init(&out, CS_MCP_MESSAGE_MAX);
-    cs_buf_addf(&out, "{\"jsonrpc\":\"2.0\",\"id\":%s,\"method\":\"%s\",\"params\":", id, method);
+    cs_buf_addf(&out, "{\"jsonrpc\":\"2.0\",\"id\":%lld,\"method\":\"%s\",\"params\":",
+                (long long)question->number, method);
     cs_buf_adds(&out, params);
     cs_buf_adds(&out, "}");
     cs_call_send(call, NULL, &out);
     cs_buf_fini(&out);
+    return question;
+}
+
+struct cs_json *cs_call_asked(struct cs_mcp_call *call, struct cs_question *question)
+{
+    struct cs_json *reply;
+
+    pthread_mutex_lock(&call->mcp->mutex);
+    reply = question->reply;
+    *question = (struct cs_question){0};
+    pthread_mutex_unlock(&call->mcp->mutex);
+    return reply;
+}
+
+/* Wait for the reply, with a look now and then whether the client is still there. */
+static void await_reply(struct cs_mcp_call *call, const struct cs_question *question,
+                        int64_t deadline)
+{
+    struct cs_mcp *mcp = call->mcp;
+    bool answered = false;
+
+    while (!answered && cs_mono_ms() < deadline && cs_call_beat(call)) {
+        int64_t look = cs_mono_ms() + CS_MCP_BEAT_MS;
+
+        pthread_mutex_lock(&mcp->mutex);
+        while (question->reply == NULL && !call->cancelled &&
+               cs_cond_wait(&mcp->changed, &mcp->mutex, look < deadline ? look : deadline))
+            continue;
+        answered = question->reply != NULL;
+        pthread_mutex_unlock(&mcp->mutex);
+    }
 }
 
 enum cs_status cs_mcp_ask(struct cs_mcp_call *call, const char *method, const char *params,
                           int64_t deadline, struct cs_json **out_root,
                           const struct cs_json **out_result, struct cs_err *err)
 {
+    struct cs_question *question = cs_call_ask(call, method, params);
     struct cs_json *reply;
 
-    if (call->session == NULL || call->stream->send == NULL)
+    if (question == NULL)
         return cs_err_set(err, CS_UNAVAILABLE, "cannot_ask", "The client cannot be asked");
-    send_question(call, method, params);
-    reply = await_reply(call, deadline);
-    pthread_mutex_lock(&call->mcp->mutex);
-    call->ask = 0;
-    pthread_mutex_unlock(&call->mcp->mutex);
+    await_reply(call, question, deadline);
+    reply = cs_call_asked(call, question);
     if (reply == NULL)
         return call->silent ? cs_err_set(err, CS_CANCELLED, NULL, "The call was cancelled")
                             : cs_err_set(err, CS_TIMEOUT, "no_answer", "The client did not answer");

@@ -298,6 +298,7 @@ void cs_call_run(struct cs_mcp_call *call, const struct cs_method *method, cs_mc
 {
     struct cs_err err = {0};
     enum cs_status rc;
+    size_t i;
 
     (void)cs_msg_id(cs_json_path(call->params, "_meta", "progressToken", NULL), call->token);
     cs_result_restart(call);
@@ -314,7 +315,8 @@ void cs_call_run(struct cs_mcp_call *call, const struct cs_method *method, cs_mc
         cs_buf_reset(&call->answer->json);
         call->answer->status = 202;
     }
-    cs_json_free(call->reply);
+    for (i = 0; i < CS_QUESTIONS_MAX; i++)
+        cs_json_free(call->questions[i].reply);
 }
 
 static enum cs_status find_method(struct cs_mcp_call *call, const struct cs_method *method,

@@ -26,6 +26,7 @@ struct cs_feed;
 #define CS_MCP_SESSIONS_MAX 1024           /* beyond it the one unused for longest ends */
 #define CS_MCP_IDLE_MS      (4 * 3600000L) /* a session unused for so long ends */
 #define CS_MCP_WATCHED_MAX  64             /* resources that one session may watch */
+#define CS_QUESTIONS_MAX    8              /* that a call may have open */
 #define CS_MCP_BEAT_MS      1000           /* between two looks whether a call's client is there */
 #define CS_LISTEN_BEAT_MS   15000          /* the same of one that listens */
 #define CS_SESSION_URI      "codex-session://"
@@ -117,6 +118,13 @@ struct cs_mcp {
     int64_t asked; /* numbers our own requests */
 };
 
+/** What a client was asked by a request of ours. */
+struct cs_question {
+    int64_t number;        /* id of the request; 0: a free place */
+    struct cs_json *reply; /* owned; NULL: none yet */
+    char approval[64];     /* of Codex that it is about; "" */
+};
+
 struct cs_mcp_call {
     struct cs_mcp *mcp;
     const struct cs_mcp_head *head;
@@ -146,8 +154,7 @@ struct cs_mcp_call {
     bool cancelled;
     char tid[CS_UUID_MAX]; /* the turn that runs for it; "" */
     struct cs_feed *feed;  /* that it waits in */
-    int64_t ask;           /* number of its open question; 0: none */
-    struct cs_json *reply; /* to it; owned until taken */
+    struct cs_question questions[CS_QUESTIONS_MAX];
     struct cs_mcp_call *next;
 };
 
@@ -175,6 +182,11 @@ void cs_call_bind(struct cs_mcp_call *call, const char *tid, struct cs_feed *fee
 
 /** Send a message ahead of the answer; forget it where none can be sent. */
 void cs_call_send(struct cs_mcp_call *call, const char *event, const struct cs_buf *message);
+/** Ask the client without waiting: the reply comes into the question, whose place is returned; NULL
+ * when all are taken or the client cannot be asked. */
+struct cs_question *cs_call_ask(struct cs_mcp_call *call, const char *method, const char *params);
+/** Free the place; the reply, if one has come, is the caller's. */
+struct cs_json *cs_call_asked(struct cs_mcp_call *call, struct cs_question *question);
 /** Begin a stream that can be resumed while turn @tid runs and after it, where the revision has
  * that. */
 void cs_call_prime(struct cs_mcp_call *call, const char *tid);

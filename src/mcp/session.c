@@ -203,19 +203,37 @@ void cs_call_cancel(struct cs_mcp *mcp, struct cs_mcp_session *session, const ch
         (void)cs_turn_cancel(mcp->core, tid); /* it may have ended by now */
 }
 
+/* The open question @number of a call of @session, or NULL. */
+static struct cs_question *find_question(struct cs_mcp_session *session, int64_t number,
+                                         struct cs_mcp_call **out_call)
+{
+    struct cs_mcp_call *call;
+    size_t i;
+
+    for (call = session->calls; number != 0 && call != NULL; call = call->next)
+        for (i = 0; i < CS_QUESTIONS_MAX; i++)
+            if (call->questions[i].number == number && call->questions[i].reply == NULL) {
+                *out_call = call;
+                return &call->questions[i];
+            }
+    return NULL;
+}
+
 void cs_call_reply(struct cs_mcp *mcp, struct cs_mcp_session *session, struct cs_msg *msg)
 {
     int64_t number = cs_json_int(cs_json_get(msg->root, "id"), 0);
-    struct cs_mcp_call *call;
+    struct cs_mcp_call *call = NULL;
+    struct cs_question *question;
 
     pthread_mutex_lock(&mcp->mutex);
-    for (call = session->calls; call != NULL; call = call->next)
-        if (number != 0 && call->ask == number && call->reply == NULL) {
-            call->reply = msg->root;
-            msg->root = NULL;
-            pthread_cond_broadcast(&mcp->changed);
-            break;
-        }
+    question = find_question(session, number, &call);
+    if (question != NULL) {
+        question->reply = msg->root;
+        msg->root = NULL;
+        if (call->feed != NULL)
+            cs_feed_wake(call->feed);
+        pthread_cond_broadcast(&mcp->changed);
+    }
     pthread_mutex_unlock(&mcp->mutex);
 }
 

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "approval.h"
 #include "cs/base/clock.h"
 #include "cs/core/events.h"
 
@@ -63,8 +64,7 @@ static void tell(struct cs_mcp_call *call, const struct cs_event *event)
 {
     struct cs_json *data = NULL;
 
-    if (call->token[0] == '\0' ||
-        cs_json_parse(event->data, event->len, event->len, &data, NULL) != CS_OK)
+    if (cs_json_parse(event->data, event->len, event->len, &data, NULL) != CS_OK)
         return;
     if (strcmp(event->name, "message.delta") == 0)
         cs_mcp_progress(call, call->progress + 1, 0, cs_json_get_string(data, "delta"));
@@ -72,35 +72,48 @@ static void tell(struct cs_mcp_call *call, const struct cs_event *event)
         tell_item(call, cs_json_get(data, "item"));
     else if (strcmp(event->name, "turn.started") == 0)
         cs_mcp_progress(call, call->progress + 1, 0, "Codex has begun");
+    else if (strcmp(event->name, "approval.requested") == 0)
+        cs_approval_ask(call, data);
+    else if (strcmp(event->name, "approval.resolved") == 0)
+        cs_approval_settle(call, data);
     cs_json_free(data);
 }
 
-static bool is_end(const struct cs_event *event)
+enum followed {
+    ENDED, /* the turn has, or its events */
+    ASKED, /* Codex asks what the result of the call is to ask */
+    OVER,  /* the call has ended before */
+};
+
+static bool is_named(const struct cs_event *event, const char *name)
 {
-    return strcmp(event->name, "turn.completed") == 0 || strcmp(event->name, "turn.failed") == 0;
+    return strcmp(event->name, name) == 0;
 }
 
-/* Follow the turn by its events, until it ends or they do. False when the call is over before. */
-static bool follow(struct cs_mcp_call *call, struct cs_feed *feed)
+/* Follow turn @tid by its events. */
+static enum followed follow(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed)
 {
+    int64_t wait = cs_mcp_stateless(call) ? CS_MCP_BEAT_MS : NEWS_MS;
     int64_t told = cs_mono_ms();
 
     for (;;) {
         struct cs_event event;
-        enum cs_status rc = cs_feed_next(feed, cs_mono_ms() + CS_MCP_BEAT_MS, &event, NULL);
+        enum cs_status rc = cs_feed_next(feed, cs_mono_ms() + wait, &event, NULL);
 
         if (rc == CS_OK) {
+            if (is_named(&event, "approval.requested") && cs_approval_by_result(call))
+                return ASKED;
             tell(call, &event);
             told = cs_mono_ms();
-            if (is_end(&event))
-                return true;
-        } else if (rc != CS_TIMEOUT && rc != CS_CANCELLED) {
-            return true; /* too slow, or shutting down: the turn itself is waited for */
-        } else if (!cs_call_beat(call)) {
-            return false;
+            if (is_named(&event, "turn.completed") || is_named(&event, "turn.failed"))
+                return ENDED;
+        } else if (rc == CS_CANCELLED) {
+            cs_approval_answer(call, tid);
+        } else if (rc != CS_TIMEOUT) {
+            return ENDED; /* too slow, or shutting down: the turn itself is waited for */
         }
-        if (call->silent)
-            return false;
+        if (call->silent || (rc != CS_OK && !cs_call_beat(call)))
+            return OVER;
         if (cs_mono_ms() - told >= NEWS_MS) {
             told = cs_mono_ms();
             cs_mcp_progress(call, call->progress + 1, 0, "Codex is working");
@@ -113,21 +126,53 @@ static enum cs_status over(struct cs_err *err)
     return cs_err_set(err, CS_CANCELLED, NULL, "Nobody waits for the turn any more");
 }
 
-static enum cs_status await(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed,
-                            struct cs_turn_view *out_view, struct cs_err *err)
+/* Ask what turn @tid wants to know now: on the stream, or as the result, and then *out_answered. */
+static enum cs_status ask(struct cs_mcp_call *call, const char *tid, bool *out_answered,
+                          struct cs_err *err)
 {
-    if (feed != NULL && !follow(call, feed))
-        return over(err);
+    struct cs_turn_view view;
+    struct cs_json *asked = NULL;
+    size_t i;
+    enum cs_status rc = cs_turn_view(call->mcp->core, tid, 0, &view, err);
+
+    *out_answered = false;
+    if (rc != CS_OK)
+        return rc;
+    if (view.approvals != NULL)
+        rc = cs_json_parse(view.approvals, strlen(view.approvals), strlen(view.approvals), &asked,
+                           err);
+    cs_turn_view_fini(&view);
+    if (rc == CS_OK && cs_json_size(asked) > 0 && cs_approval_by_result(call)) {
+        rc = cs_approval_result(call, tid, asked, err);
+        *out_answered = true;
+    } else {
+        for (i = 0; i < cs_json_size(asked); i++)
+            cs_approval_ask(call, cs_json_at(asked, i));
+    }
+    cs_json_free(asked);
+    return rc;
+}
+
+/* Wait for the turn's end by looking at it. */
+static enum cs_status await(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
+{
+    struct cs_turn_view view;
+
     for (;;) {
         enum cs_status rc =
-            cs_turn_view(call->mcp->core, tid, cs_mono_ms() + CS_MCP_BEAT_MS, out_view, err);
+            cs_turn_view(call->mcp->core, tid, cs_mono_ms() + CS_MCP_BEAT_MS, &view, err);
 
-        if (rc != CS_OK || out_view->row.status != CS_TURN_RUNNING)
+        if (rc != CS_OK)
             return rc;
-        cs_turn_view_fini(out_view);
+        if (view.row.status != CS_TURN_RUNNING)
+            break;
+        cs_turn_view_fini(&view);
         if (!cs_call_beat(call))
             return over(err);
     }
+    cs_turn_result(call, &view);
+    cs_turn_view_fini(&view);
+    return CS_OK;
 }
 
 /* A feed of the turn; NULL where there is none: its end is seen without. */
@@ -139,25 +184,36 @@ static struct cs_feed *open_feed(struct cs_mcp_call *call, const char *tid)
     return cs_feed_open(call->mcp->core, &filter, &feed, NULL) == CS_OK ? feed : NULL;
 }
 
+static enum cs_status follow_and_answer(struct cs_mcp_call *call, const char *tid,
+                                        struct cs_feed *feed, struct cs_err *err)
+{
+    enum followed how = feed != NULL ? follow(call, tid, feed) : ENDED;
+    bool answered = false;
+
+    while (how == ASKED) {
+        enum cs_status rc = ask(call, tid, &answered, err);
+
+        if (rc != CS_OK || answered)
+            return rc;
+        how = follow(call, tid, feed);
+    }
+    return how == OVER ? over(err) : await(call, tid, err);
+}
+
 /* Answer with the result of turn @tid once it has ended. Consumes @feed. */
 static enum cs_status answer(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed,
                              struct cs_err *err)
 {
-    struct cs_turn_view view;
     enum cs_status rc;
 
     cs_call_bind(call, call->watches ? NULL : tid, feed);
     cs_call_prime(call, tid);
-    rc = await(call, tid, feed, &view, err);
+    rc = follow_and_answer(call, tid, feed, err);
     cs_call_bind(call, NULL, NULL);
     cs_feed_close(feed);
     if (rc == CS_CANCELLED && cs_mcp_stateless(call)) /* who goes away has cancelled */
         (void)cs_turn_cancel(call->mcp->core, tid);
-    if (rc != CS_OK)
-        return rc;
-    cs_turn_result(call, &view);
-    cs_turn_view_fini(&view);
-    return CS_OK;
+    return rc;
 }
 
 static enum cs_status enter(struct cs_mcp_call *call, struct cs_err *err)
@@ -173,11 +229,18 @@ static void leave(struct cs_mcp_call *call)
 
 enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct cs_err *err)
 {
+    struct cs_feed *feed;
+    bool answered = false;
     enum cs_status rc = enter(call, err);
 
     if (rc != CS_OK)
         return rc;
-    rc = answer(call, tid, open_feed(call, tid), err);
+    feed = open_feed(call, tid);
+    rc = ask(call, tid, &answered, err); /* what was asked while nobody listened */
+    if (rc == CS_OK && !answered)
+        rc = answer(call, tid, feed, err);
+    else
+        cs_feed_close(feed);
     leave(call);
     return rc;
 }
@@ -217,8 +280,13 @@ static enum cs_status begin_and_answer(struct cs_mcp_call *call,
 enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                             struct cs_err *err)
 {
-    enum cs_status rc;
+    char again[CS_UUID_MAX];
+    enum cs_status rc = cs_approval_again(call, again, err);
 
+    if (rc != CS_OK)
+        return rc;
+    if (again[0] != '\0')
+        return cs_turn_answer(call, again, err);
     /* Clients of tools name no time-out: they cancel. */
     request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
     request->ttl_seconds = -1;

@@ -258,3 +258,124 @@ def test_tasks_are_of_their_revision_alone(daemon):
         assert client.request("tasks/list").error["code"] == -32601
         got = client.request("tools/call", {"name": "codex", "arguments": {"prompt": "x"}, "task": {}})
         assert structured(got)["content"], "the member means nothing there"
+
+
+# ---- approvals ----
+
+ALL = ["--sandbox-ceiling", "danger-full-access"]
+
+
+def asking(cwd, prompt):
+    arguments = {"prompt": prompt, "cwd": str(cwd), "sandbox": "read-only", "approval-policy": "on-request"}
+    return {"name": "codex", "arguments": arguments}
+
+
+@pytest.fixture
+def cwd(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("action", ["accept", "decline"])
+def test_what_codex_asks_is_asked_of_the_client(make_daemon, cwd, action):
+    daemon = make_daemon(args=ALL).start()
+    client = client_of(daemon, capabilities={"elicitation": {}})
+    stream = client.stream("tools/call", asking(cwd, "[[escalate touch yes.txt]]"))
+    messages = stream.messages()
+    question = next(message for message in messages if message.get("method") == "elicitation/create")
+    assert "touch yes.txt" in question["params"]["message"]
+    assert not (cwd / "yes.txt").exists()
+    reply = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": action, "content": {}}}
+    assert client.post(reply).status == 202
+    assert client.post({**reply, "result": {"action": "accept"}}).status == 202, "too late, and nothing comes of it"
+    assert [message["result"] for message in messages if "result" in message][0]["structuredContent"]["threadId"]
+    assert (cwd / "yes.txt").exists() == (action == "accept")
+    stream.close()
+
+
+def test_a_question_that_is_answered_elsewhere_is_taken_back(make_daemon, cwd):
+    daemon = make_daemon(args=ALL).start()
+    client = client_of(daemon, capabilities={"elicitation": {}})
+    stream = client.stream("tools/call", asking(cwd, "[[escalate touch yes.txt]]"))
+    messages = stream.messages()
+    question = next(message for message in messages if message.get("method") == "elicitation/create")
+    task = client.request("tasks/list").result["tasks"][0]["taskId"]
+    (asked,) = daemon.turn(task)["approvals"]
+    decision = {"approvalId": asked["approvalId"], "decision": "approve"}
+    daemon.expect(200, daemon.post(f"/api/codex/turn/{task}/approval", decision))
+    rest = list(messages)
+    taken_back = [message["params"] for message in rest if message.get("method") == "notifications/cancelled"]
+    assert [note["requestId"] for note in taken_back] == [question["id"]]
+    assert "result" in rest[-1] and (cwd / "yes.txt").exists()
+    stream.close()
+
+
+@pytest.mark.parametrize("action", ["accept", "decline"])
+def test_without_sessions_the_result_is_the_question(make_daemon, cwd, action):
+    daemon = make_daemon(args=ALL).start()
+    client = McpClient(daemon.address, STATELESS, capabilities={"elicitation": {}})
+    call = asking(cwd, "[[escalate touch yes.txt]]")
+    first = client.request("tools/call", call).result
+    assert first["resultType"] == "input_required"
+    ((key, question),) = first["inputRequests"].items()
+    assert question["method"] == "elicitation/create" and "touch yes.txt" in question["params"]["message"]
+    forged = client.request("tools/call", {**call, "requestState": first["requestState"] + "0"})
+    assert forged.error["code"] == -32602
+    again = client.request("tools/call", {**call, "requestState": first["requestState"]}).result
+    assert again["inputRequests"] == first["inputRequests"], "what is not answered is asked again"
+    answers = {"inputResponses": {key: {"action": action, "content": {}}}, "requestState": first["requestState"]}
+    done = client.request("tools/call", {**call, **answers}).result
+    assert done["resultType"] == "complete" and done["structuredContent"]["threadId"]
+    assert (cwd / "yes.txt").exists() == (action == "accept")
+
+
+# ---- the transport ----
+
+
+def test_pages_of_other_sites_are_turned_away(daemon):
+    client = client_of(daemon)
+    ping = client.message("ping")
+    for origin in ("http://evil.example", "null", f"https://127.0.0.1:{daemon.port}"):
+        assert client.post(ping, headers={"Origin": origin}).status == 403
+        assert client.send("GET", headers={"Origin": origin}, accept="text/event-stream").status == 403
+    assert client.post(ping, headers={"Host": "evil.example"}).status == 403
+    assert client.post(ping, headers={"Origin": f"http://127.0.0.1:{daemon.port}"}).status == 200
+
+
+def test_a_session_id_is_no_credential(daemon):
+    client = client_of(daemon)
+    ping = client.message("ping")
+    assert client.post(ping, headers={"X-Forwarded-For": "10.0.0.1"}).status == 401
+    assert client.post(ping, headers={"Authorization": "Bearer " + "0" * 64}).status == 401
+    token = (daemon.data_dir / "token").read_text().strip()
+    headers = {"X-Forwarded-For": "10.0.0.1", "Authorization": "Bearer " + token}
+    assert client.post(ping, headers=headers).status == 200
+
+
+def test_probes_before_initialize_are_answered_at_once(daemon):
+    client = McpClient(daemon.address)
+    assert client.send("GET", headers={"mcp-protocol-version": "2024-11-05"}, accept=None).status == 405
+    assert client.send("GET", accept="text/event-stream").status == 405
+    assert client.send("DELETE").status in (400, 415)
+    for path in ("oauth-protected-resource", "oauth-protected-resource/mcp", "openid-configuration"):
+        for headers in ({}, {"X-Forwarded-For": "10.0.0.1"}):
+            assert daemon.get("/.well-known/" + path, headers=headers).status == 404
+
+
+def test_what_is_accepted_decides_the_form_of_an_answer(daemon):
+    client = client_of(daemon)
+    ping = client.message("ping")
+    for accept, kind in (
+        ("application/json", "application/json"), ("*/*", "application/json"), (None, "application/json"),
+        ("text/event-stream", "text/event-stream"), ("text/event-stream, application/json", "application/json"),
+    ):
+        got = client.post(ping, accept=accept)
+        assert got.status == 200 and got.headers["Content-Type"].startswith(kind) and got.result == {}, accept
+    assert client.post(ping, accept="text/html").status == 406
+    assert client.post(b"{}", headers={"Content-Type": "text/plain"}).status == 415
+    only_json = client.call("codex", {"prompt": "[[deltas 2 10]]"}, meta={"progressToken": 1}, accept="application/json")
+    assert len(only_json.messages) == 1 and structured(only_json)["content"]
+    deep = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":' + b"[" * 2000 + b"]" * 2000 + b"}}"
+    refused = client.post(deep)
+    assert refused.status == 400 and refused.error["code"] == -32700
