@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "cs/base/clock.h"
-#include "cs/base/json.h"
 #include "cs/base/thread.h"
 
 enum {
@@ -242,67 +241,11 @@ static bool read_errors(struct cs_process *process)
         close_fd(&process->errors);
         return false;
     }
+    cs_complaint_take(&process->complaint, process->pid, room, (size_t)got, cs_mono_ms());
     process->tail.len += (size_t)got;
     if (process->tail.len > TAIL_MAX)
         cs_buf_consume(&process->tail, process->tail.len - TAIL_MAX);
     return true;
-}
-
-/* Length of the escape sequence that starts at text[0] == ESC. */
-static size_t escape_length(const char *text, size_t len)
-{
-    size_t at = 2;
-
-    if (len < 2)
-        return len;
-    if (text[1] == '[') { /* ends with a letter or one of @[\]^_`{|}~ */
-        while (at < len && !(text[at] >= 0x40 && text[at] <= 0x7e))
-            at++;
-        return at < len ? at + 1 : len;
-    }
-    if (text[1] == ']') { /* ends with BEL or ESC \ */
-        while (at < len && text[at] != '\a' && text[at] != 0x1b)
-            at++;
-        return at < len && text[at] == 0x1b ? at + 2 : at + 1;
-    }
-    return 2;
-}
-
-/* Bytes of the valid UTF-8 character at text[0] that may stay, or 0. */
-static size_t plain_length(const char *text, size_t len)
-{
-    unsigned char c = (unsigned char)*text;
-    size_t need = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-
-    if (c < 0x80)
-        return c == '\n' || c == '\t' || (c >= 0x20 && c != 0x7f) ? 1 : 0;
-    if (need > len || !cs_utf8_valid(text, need))
-        return 0;
-    return c == 0xc2 && (unsigned char)text[1] < 0xa0 ? 0 : need; /* C1 controls */
-}
-
-/* Make stderr's tail safe to show: no escapes, no controls, valid UTF-8; in place. */
-static void clean_tail(struct cs_buf *tail)
-{
-    size_t from = 0, to = 0;
-
-    while (from < tail->len) {
-        size_t rest = tail->len - from, len;
-
-        if (tail->data[from] == 0x1b) {
-            len = escape_length(tail->data + from, rest);
-            from += len < rest ? len : rest;
-            continue;
-        }
-        len = plain_length(tail->data + from, rest);
-        memmove(tail->data + to, tail->data + from, len);
-        to += len;
-        from += len > 0 ? len : 1;
-    }
-    while (to > 0 && (tail->data[to - 1] == '\n' || tail->data[to - 1] == ' '))
-        to--;
-    tail->len = to;
-    tail->data[to] = '\0';
 }
 
 /* ---- the reader thread ---- */
@@ -415,7 +358,8 @@ static void finish(struct cs_process *process)
     bool abandoned;
 
     if (process->tail.data != NULL)
-        clean_tail(&process->tail);
+        process->tail.len = cs_complaint_clean(process->tail.data, process->tail.len);
+    cs_complaint_end(&process->complaint, process->pid);
     process->events.on_exit(process->arg, process->wait_status, process->too_long,
                             process->tail.data != NULL ? process->tail.data : "");
     pthread_mutex_lock(&spawner->mutex);

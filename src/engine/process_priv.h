@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sys/types.h>
 
+#include "complaint.h"
 #include "process.h"
 
 /** What ended children left behind: descendants are found by the marker in their environment, by
@@ -62,6 +63,7 @@ struct cs_process {
     struct cs_buf lines; /* what came without a newline yet */
     size_t scanned;      /* bytes of it known to hold none */
     struct cs_buf tail;  /* end of stderr */
+    struct cs_complaint complaint;
     bool too_long, reaped;
     int wait_status;
 
