@@ -273,6 +273,13 @@ static enum cs_status port_users(void *arg,
     return rc;
 }
 
+static int64_t port_limit(void *arg, const char *user)
+{
+    const struct cs_config *config = cs_core_config(arg);
+
+    return cs_limits_of(config, strcmp(user, config->user) == 0);
+}
+
 static enum cs_status port_pushed(void *arg, int64_t *out_rowid, struct cs_err *err)
 {
     struct cs_core *core = arg;
@@ -703,6 +710,7 @@ static enum cs_status make_mirror(struct cs_core *core, bool no_thread, struct c
                 .sessions = port_sessions,
                 .archived = port_archived,
                 .users = port_users,
+                .limit = port_limit,
                 .pushed = port_pushed,
             },
         .host = core->sync->host,

@@ -524,6 +524,19 @@ static enum cs_status import_messages(struct import *import, const struct cs_jso
     return rc;
 }
 
+/* What is known here goes before what the value says; its user has a limit in any case. */
+static void heed_local(struct compare *c, struct cs_mirror_meta *meta)
+{
+    const struct cs_mirror_port *port = &c->mirror->options.port;
+
+    if (c->local.known) {
+        cs_mirror_meta_fini(meta);
+        *meta = c->local.meta;
+    } else if (port->limit != NULL) {
+        c->local.limit = port->limit(port->arg, meta->user);
+    }
+}
+
 /* Take a parsed foreign value over: first into Redis, where only one host's import can replace it,
  * then here. */
 static enum cs_status adopt(struct compare *c, const struct cs_json *root, const char *digest,
@@ -559,10 +572,8 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
         if (meta.user == NULL)
             rc = cs_err_nomem(err);
     }
-    if (rc == CS_OK && c->local.known) {
-        cs_mirror_meta_fini(&meta);
-        meta = c->local.meta;
-    }
+    if (rc == CS_OK)
+        heed_local(c, &meta);
     if (rc == CS_OK)
         rc = cs_changes_add(&changes, &one, err);
     if (rc == CS_OK)

@@ -147,6 +147,8 @@ struct cs_mirror_port {
                             enum cs_status (*each)(void *each_arg, const char *user,
                                                    const char *cursor, struct cs_err *err),
                             void *each_arg, struct cs_err *err);
+    /** Live sessions that @user may have; 0: no limit. For sessions that are not known here. */
+    int64_t (*limit)(void *arg, const char *user);
     /** The rowid that CS_CHANGE_PUSHED set last. */
     enum cs_status (*pushed)(void *arg, int64_t *out_rowid, struct cs_err *err);
 };
