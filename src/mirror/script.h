@@ -106,8 +106,7 @@ struct cs_put {
     int64_t heal_at;     /* 0: activity. Else the session's last stamp: re-created after a loss, it
                           * displaces no fresher session and keeps the rest of its time */
     const char *foreign; /* hex SHA-1 of the foreign value that is imported; NULL: none */
-    int64_t meta;        /* version of the prefix: the sum of its fields' hlc, so that it grows with
-                          * each change and with each merge of two; ≥ 0 */
+    int64_t meta;        /* version of the prefix: a higher one is not replaced by a lower; ≥ 0 */
     const char *lease;   /* token of a lease to release with it; NULL: none */
 };
 CS_MUST_USE enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put,
