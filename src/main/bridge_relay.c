@@ -44,7 +44,8 @@ struct cs_relay {
     bool v6;
     struct cs_buf request;
     size_t sent;
-    bool delivered; /* all of the message was sent once */
+    bool delivered; /* all of the message was sent, and not refused */
+    bool known;     /* the same, at some time */
     bool answered, cancelled;
     bool resumes;                   /* asks for the rest of its stream */
     bool heard;                     /* something came since it last resumed */
@@ -69,6 +70,13 @@ static bool is_stateless(const struct cs_relay *relay)
 static bool may_repeat(const struct cs_relay *relay)
 {
     return !relay->delivered || strcmp(relay->line.method, "tools/call") != 0;
+}
+
+/* Whether it waits for news alone: then it waits for a daemon, too, and starts none. */
+static bool is_patient(const struct cs_relay *relay)
+{
+    return relay->kind == CS_RELAY_LISTEN ||
+           (relay->known && strcmp(relay->line.method, "subscriptions/listen") == 0);
 }
 
 /* ---- its end ---- */
@@ -408,9 +416,7 @@ static void dial_again(struct cs_relay *relay)
 {
     hang_up(relay);
     relay->step = WAITS;
-    relay->at = cs_mono_ms() + (!relay->v6                       ? 0
-                                : relay->kind == CS_RELAY_LISTEN ? LISTEN_MS
-                                                                 : AGAIN_MS);
+    relay->at = cs_mono_ms() + (!relay->v6 ? 0 : is_patient(relay) ? LISTEN_MS : AGAIN_MS);
     relay->v6 = !relay->v6;
 }
 
@@ -427,7 +433,7 @@ static enum cs_status find_port(struct cs_relay *relay, int *out_port, struct cs
     struct cs_datadir_owner owner;
     enum cs_status rc;
 
-    if (relay->kind != CS_RELAY_LISTEN && relay->kind != CS_RELAY_BYE)
+    if (!is_patient(relay) && relay->kind != CS_RELAY_BYE)
         return cs_launch_port(&relay->bridge->launch, out_port, err);
     rc = cs_datadir_owner(relay->bridge->config->data_dir, &owner, err);
     if (rc == CS_OK && owner.port == 0)
@@ -449,13 +455,13 @@ static void set_out(struct cs_relay *relay)
         relay->reach_until = now + REACH_MS;
         return;
     }
-    if (now >= relay->reach_until && relay->kind != CS_RELAY_LISTEN)
+    if (now >= relay->reach_until && !is_patient(relay))
         rc = cs_err_set(&err, CS_UNAVAILABLE, "no_daemon", "The daemon cannot be reached");
     if (rc == CS_OK)
         rc = find_port(relay, &port, &err);
     if (rc == CS_BUSY)
         return;
-    if (rc == CS_UNAVAILABLE && relay->kind == CS_RELAY_LISTEN) {
+    if (rc == CS_UNAVAILABLE && is_patient(relay)) {
         relay->at = now + LISTEN_MS;
         return;
     }
@@ -510,7 +516,7 @@ static void send_some(struct cs_relay *relay)
     if (n > 0)
         relay->sent += (size_t)n;
     if (relay->sent == request->len && !relay->resumes)
-        relay->delivered = true;
+        relay->delivered = relay->known = true;
     if (n < 0 || relay->sent == request->len)
         begin_reading(relay); /* a daemon that stops listening may have said why */
 }
@@ -636,7 +642,7 @@ bool cs_relay_is_awaited(const struct cs_relay *relay, bool *out_starting)
 {
     if (out_starting != NULL)
         *out_starting = relay->step == WAITS || relay->step == CONNECTS;
-    return relay->kind == CS_RELAY_CLIENT;
+    return relay->kind == CS_RELAY_CLIENT && !is_patient(relay);
 }
 
 bool cs_relay_cancel(struct cs_bridge *bridge, const char *id)

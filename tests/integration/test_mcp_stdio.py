@@ -14,6 +14,13 @@ from support.mcp import SDK, Bridge, HeldFolder, node_folder
 from support.process import alive, command_line, wait_until
 from support.proxy import Proxy
 
+# What a stateless request says of itself.
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
 
 @pytest.fixture
 def bridge():
@@ -93,12 +100,17 @@ def test_editors_that_start_at_once_share_one_daemon_that_outlives_them(served, 
     assert (served.data_dir / "daemon.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_daemon_that_was_stopped_is_started_again_by_the_next_request(served, bridge):
+def test_a_daemon_that_is_gone_is_started_again_by_the_next_request(served, bridge):
     editor = bridge(served, *with_settings(served))
     editor.initialize()
+    editor.ask("subscriptions/listen", {"_meta": META, "notifications": {"resourcesListChanged": True}})
+    assert editor.next()["method"] == "notifications/subscriptions/acknowledged"
     first = owner(served)[0]
-    os.kill(first, signal.SIGTERM)
+    os.kill(first, signal.SIGKILL)
     wait_until(lambda: not alive(first), "it has ended", 12)
+    with pytest.raises(queue.Empty):  # who waits for news waits
+        editor.next(2.5)
+    assert owner(served)[0] == first
     assert editor.result(editor.ask("ping")) == {}
     assert owner(served)[0] != first
 
@@ -140,17 +152,12 @@ def test_progress_comes_before_the_result_and_grows(daemon, bridge):
 
 
 def test_stateless_requests_need_no_initialize(daemon, bridge):
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
     editor = bridge(daemon)
-    assert "2026-07-28" in editor.result(editor.ask("server/discover", {"_meta": meta}))["supportedVersions"]
-    result = editor.result(editor.call("codex", {"prompt": "hello"}, meta))
+    assert "2026-07-28" in editor.result(editor.ask("server/discover", {"_meta": META}))["supportedVersions"]
+    result = editor.result(editor.call("codex", {"prompt": "hello"}, META))
     assert result["resultType"] == "complete"
-    assert editor.answer(editor.call("naïve", {}, meta))["error"]["code"] == -32602
-    long = editor.call("codex", {"prompt": "[[stall]]"}, meta)
+    assert editor.answer(editor.call("naïve", {}, META))["error"]["code"] == -32602
+    long = editor.call("codex", {"prompt": "[[stall]]"}, META)
     wait_until(lambda: daemon.stats()["turns"]["running"] == 1, "the turn runs")
     editor.send("notifications/cancelled", params={"requestId": long})
     wait_until(lambda: daemon.stats()["turns"]["running"] == 0, "the turn was stopped", 5)
@@ -197,24 +204,28 @@ def test_stdin_ends_and_the_call_goes_on_in_the_daemon(daemon, bridge):
     wait_until(lambda: daemon.stats()["turns"]["completed"] == 1, "the turn has completed", 10)
 
 
-def test_what_is_watched_stays_watched_over_a_restart(daemon, bridge):
-    editor = bridge(daemon)
-    editor.initialize()
-    thread = editor.result(editor.call("codex", {"prompt": "hello"}))["structuredContent"]["threadId"]
+@pytest.mark.parametrize("stateless", [False, True])
+def test_what_is_watched_stays_watched_over_a_restart(daemon, bridge, stateless):
+    thread = daemon.ask("hello")["conversationId"]
     uri = f"codex-session://{thread}"
-    editor.result(editor.ask("resources/subscribe", {"uri": uri}))
+    editor = bridge(daemon)
+    if stateless:
+        editor.ask("subscriptions/listen", {"_meta": META, "notifications": {"resourceSubscriptions": [uri]}})
+        assert editor.next()["method"] == "notifications/subscriptions/acknowledged"
+    else:
+        editor.initialize()
+        editor.result(editor.ask("resources/subscribe", {"uri": uri}))
     daemon.kill9()
     daemon.start()
 
     def told():
         daemon.go_on(thread, "more")
         try:
-            return editor.next(1)
+            return (editor.next(1)["method"] == "notifications/resources/updated") or None
         except queue.Empty:
             return None
 
-    updated = wait_until(told, "the editor is told", 10)
-    assert (updated["method"], updated["params"]["uri"]) == ("notifications/resources/updated", uri)
+    wait_until(told, "the editor is told", 10)
 
 
 def test_a_client_that_sends_too_much_at_once_is_told(daemon, bridge):
