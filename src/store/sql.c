@@ -230,7 +230,9 @@ static const struct {
                               "WHERE session = ?1 ORDER BY hlc, origin, seq",
                               false},
     [CS_SQL_REPLICA_USER] =
-        {"SELECT min(user) FROM session WHERE user > ?1 AND archived_at IS NULL", false},
+        {"SELECT min(name) FROM (SELECT min(user) AS name FROM session WHERE user > ?1 AND "
+         "archived_at IS NULL UNION ALL SELECT min(user) FROM mark WHERE user > ?1)",
+         false},
     [CS_SQL_REPLICA_SIDS] =
         {"SELECT sid FROM session WHERE user = ?1 AND archived_at IS NULL AND sid > ?2 "
          "ORDER BY sid LIMIT ?3",

@@ -60,12 +60,11 @@ class View:
     def check_order(self, host):
         """A sequence of an origin is 1, 2, 3, … in each session, and nothing comes before what its author had seen."""
         for sid, rows in self.rows.items():
-            sequences, times = {}, {(0, 0): -1}
+            sequences, times = {}, {row[:2]: row[2] for row in rows}
             for origin, seq, hlc, *parent in rows:
                 sequences.setdefault(origin, []).append(seq)
-                before = times.get(tuple(parent[:2]))
-                assert before is not None and before < hlc, f"{host}: {origin} {seq} in {sid} stands before its parent"
-                times[origin, seq] = hlc
+                before = times.get(tuple(parent[:2]), -1)  # it may come later, or have been deleted
+                assert before < hlc, f"{host}: {origin} {seq} in {sid} stands before its parent"
             for origin, found in sequences.items():
                 assert sorted(found) == list(range(1, len(found) + 1)), f"{host}: a hole in {sid}: {origin} {sorted(found)}"
 

@@ -71,6 +71,22 @@ def test_what_is_deleted_leaves_the_archives_of_other_hosts_too(ram, forgetful_c
         world.end()
 
 
+def test_a_tombstone_comes_back_to_redis_also_if_it_is_the_users_last_trace_on_its_host(ram, forgetful_codex):
+    world = World(0, ram, forgetful_codex)
+    try:
+        world.begin()
+        host = world.hosts[0]
+        sid = host.daemon.ask("one", userId="carol")["sessionId"]
+        world.sync_all()
+        assert host.request("DELETE", f"/api/codex/session/{sid}").status == 200
+        world.sync_all()
+        world.redis.admin("FLUSHALL")
+        world.sync_all()
+        assert world.redis.admin("EXISTS", f"cx:tomb:{sid}") == 1
+    finally:
+        world.end()
+
+
 @pytest.mark.parametrize("seconds", [0, 0.01, 0.5, 2.5])
 def test_what_redis_acknowledged_and_lost_is_sent_again_unasked(ram, forgetful_codex, seconds):
     """However far the word of it had come meanwhile; nobody else has it."""

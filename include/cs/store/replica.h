@@ -83,7 +83,7 @@ CS_MUST_USE enum cs_status cs_replica_of_user(struct cs_db *db, const char *user
 CS_MUST_USE enum cs_status cs_replica_archived(struct cs_db *db, const char *user,
                                                const char *after, struct cs_id_page *page,
                                                struct cs_err *err);
-/** Users with a live session or a mark. */
+/** Users with a live session, or one that was deleted and not forgotten yet. */
 CS_MUST_USE enum cs_status cs_replica_users(struct cs_db *db,
                                             enum cs_status (*each)(void *arg, const char *user,
                                                                    struct cs_err *err),
