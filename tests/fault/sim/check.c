@@ -263,6 +263,8 @@ static void check_session(const struct cs_reply *state, int number)
     session->shown = text != NULL;
     if (text != NULL)
         session->ends_us = sim.now_us + cs_reply_int(cs_reply_at(item, 1), 0) * 1000;
+    if (session->put_out || over)
+        truth_let_go(number);
     session->put_out = false;
 }
 
@@ -348,11 +350,6 @@ void truth_rolled_back(void)
     }
 }
 
-void truth_plain(int session)
-{
-    sessions[session].plain = sessions[session].lost = true;
-}
-
 void truth_compared(void)
 {
     for (int i = 0; i < sim.serial; i++)
@@ -411,6 +408,7 @@ void check_step(void)
         check_lease(&sim.hosts[h]);
     }
     check_somewhere();
+    truth_looked();
 }
 
 /* ---- when all is well ---- */
@@ -526,6 +524,11 @@ static bool is_any_ambiguous(void)
     return false;
 }
 
+bool is_orphan(int number)
+{
+    return sessions[number].shown && !is_member(number);
+}
+
 static void say_aside(void *arg, const char *sid, const char *why)
 {
     if (is_ambiguous(session_number(sid)))
@@ -571,8 +574,10 @@ static void check_agreed(const char *what, bool full)
         if (sessions[i].foreign) {
             if (is_member(i))
                 sim_fail("%s: what a plain client wrote of s%d is not taken over", what, i);
-            continue; /* nobody knows of it; it ends by itself */
+            continue;
         }
+        if (full && is_orphan(i))
+            sim_fail("9: s%d is in Redis, was asked for, and no set names it", i);
         if (sessions[i].shown && (live || is_member(i))) {
             check_same(i, what);
             check_projection(i, what);

@@ -43,7 +43,6 @@ static struct {
     {"lua_twice", "  if to <= have then\n", "  if to < 0     then\n", false},
     {"lua_anylease", "held:sub(1, #token + 1) ~= token .. ' ' then\n    call('SET', key, held",
      "false then\n    call('SET', key, held                               ", false},
-    {"lua_nomark", "if field == 'b'", "if false       ", false},
 };
 
 void mutant_patch(char *data, size_t len)

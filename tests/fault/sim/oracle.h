@@ -11,12 +11,15 @@ struct fact {
     int64_t origin, seq, hlc; /* as it stands on hosts; 0: not seen yet */
     uint64_t hash;            /* of its bytes */
     size_t size;
-    bool plain;     /* of a plain client: it counts once a host has it */
-    bool committed; /* a host had it */
-    bool deleted;   /* by a user who saw it */
-    bool maybe;     /* nobody is bound to have it any more: see truth_put_back() */
-    unsigned whole; /* hosts that have it: bits */
-    unsigned stub;  /* hosts that have a stub in its place */
+    bool plain;      /* of a plain client */
+    bool in_redis;   /* and nothing but a fault may take it from Redis until a host has it */
+    unsigned losses; /* of Redis when it was written there */
+    int shown;       /* the look in which Redis showed it last */
+    bool committed;  /* a host had it */
+    bool deleted;    /* by a user who saw it */
+    bool maybe;      /* nobody is bound to have it any more: see truth_put_back() */
+    unsigned whole;  /* hosts that have it: bits */
+    unsigned stub;   /* hosts that have a stub in its place */
 };
 
 /* A session, and what happened to it. */
@@ -47,6 +50,7 @@ void check_forget(void);
 
 /* A value that Redis shows, and each of its messages, by the number in its text. */
 void truth_value(void);
+void truth_looked(void); /* all values were shown */
 void truth_shown(int session, const char *content);
 /* Whether @session is live on any host. */
 bool is_live_anywhere(int session);
@@ -56,8 +60,9 @@ bool is_followed(struct host *host, int user);
 /* All messages of a session in order, as text; NULL when the host does not have it. A message that
  * not everybody gets whole is named by its place alone. */
 char *dump(struct host *host, int session);
-/* 12, 2, 3, 4 on one host: see truth.c. */
 void check_somewhere(void);
+/* Redis let go of a session for a reason. */
+void truth_let_go(int session);
 void show_session(int session);
 /* Bits of sessions, by number, that hold messages of @host that Redis never took. */
 struct set {

@@ -96,9 +96,9 @@ static void put(int session, const char *text)
     (void)snprintf(key, sizeof key, "codex:conversation:c%s", sid);
     cs_reply_free(server_ask("SET", key, sid, NULL));
     cs_reply_free(server_ask("EXPIRE", key, "4500", NULL));
-    truth_plain(session);
-    talk("a plain client writes %s", sid);
     sim.losses++; /* it may have written over others' */
+    truth_plain(session, text);
+    talk("a plain client writes %s", sid);
     count(COUNT_PLAIN);
 }
 

@@ -36,9 +36,9 @@ static void own_users(struct host *sender)
 {
     int dice = sim_below(100);
 
-    if (dice < 50)
+    if (dice < 35)
         user_append(sender);
-    else if (dice < 80)
+    else if (dice < 85)
         user_delete(sender);
     else
         user_restore(sender);
@@ -96,9 +96,9 @@ void sim_interfere(struct host *sender, const char *data, size_t len)
         (void)server_roll_back(SLOT_SNAPSHOT);
     else if (dice < 86)
         fail_over_soon();
-    else if (dice < 89)
+    else if (dice < 92)
         plain_edit();
-    else if (dice < 91)
+    else if (dice < 94)
         server_delete_key();
     sim.sender = NULL;
     sim.aim = -1;
@@ -329,6 +329,9 @@ static void finish(void)
         user_begin(&sim.hosts[0], u);
     rounds(ROUNDS, true);
     truth_compared();
+    check_step();
+    if (user_asks_for_orphans(&sim.hosts[0]))
+        rounds(ROUNDS, true);
     check_end();
     before = server_digest();
     rounds(1, true); /* 11: and then it is over */

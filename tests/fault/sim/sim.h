@@ -208,6 +208,8 @@ void user_delete(struct host *host);
 void user_restore(struct host *host); /* from the archive */
 void user_read(struct host *host);
 void user_turn(struct host *host); /* begin one, or end the one that runs */
+/* Ask for every session that Redis has and no set names. Whether there was one. */
+bool user_asks_for_orphans(struct host *host);
 
 /* ---- mutant.c ---- */
 
@@ -252,13 +254,15 @@ void truth_lost_key(const char *key);
 void truth_compared(void);
 /* Redis shows what it showed before: plain values that were taken over come back. */
 void truth_rolled_back(void);
-void truth_plain(int session);
+void truth_plain(int session, const char *text);
 
 /* What a host read through: all that Redis has of a session. */
 void check_read(struct host *host, int session);
 /* A lease that Redis gave, and that nothing took, is held. */
 void check_lease(struct host *host);
 bool is_known(struct host *host, int session);
+/* Redis has it, and the set of its user, which was lost, does not name it. */
+bool is_orphan(int session);
 
 /* The vector of @sid on @host; false when it does not have it. */
 bool host_vector(struct host *host, const char *sid, struct cs_vector *out);

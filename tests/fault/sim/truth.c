@@ -12,6 +12,7 @@
 struct session sessions[SESSIONS_MAX];
 static struct fact facts[FACTS_MAX];
 static int fact_count;
+static int rounds_looked = 1;      /* looks at all of Redis */
 static int seen[FACTS_MAX], looks; /* a message was met in look number … */
 
 /* ---- what should be ---- */
@@ -378,6 +379,40 @@ void truth_value(void)
     looks++;
 }
 
+/* 6: what a plain client wrote stays until a host has taken it over. */
+void truth_looked(void)
+{
+    for (int i = 0; i < fact_count; i++) {
+        struct fact *fact = &facts[i];
+
+        if (fact->in_redis && !fact->committed && fact->losses == sim.losses &&
+            fact->shown != rounds_looked)
+            sim_fail("6: what a plain client wrote of s%d is nowhere", fact->session);
+    }
+    rounds_looked++;
+}
+
+void truth_let_go(int session)
+{
+    for (int i = 0; i < fact_count; i++)
+        if (facts[i].session == session)
+            facts[i].in_redis = false;
+}
+
+void truth_plain(int session, const char *text)
+{
+    char mark[24];
+
+    sessions[session].plain = sessions[session].lost = true;
+    for (int i = 0; i < fact_count; i++) {
+        (void)snprintf(mark, sizeof mark, "\"#%d# plain", i);
+        if (facts[i].session == session && facts[i].plain && strstr(text, mark) != NULL) {
+            facts[i].in_redis = true;
+            facts[i].losses = sim.losses;
+        }
+    }
+}
+
 void truth_shown(int session, const char *content)
 {
     int number = number_in(content);
@@ -387,6 +422,7 @@ void truth_shown(int session, const char *content)
         return;
     if (fact->session != session)
         sim_fail("5: Redis shows a message of s%d in s%d", fact->session, session);
+    fact->shown = rounds_looked;
     if (seen[number] == looks && !sessions[session].replayed)
         sim_fail("5: Redis shows a message of s%d twice", session);
     seen[number] = looks;

@@ -13,7 +13,7 @@ static int pick(void)
 {
     if (sim.serial == 0)
         return -1;
-    if (sim.aim >= 0 && sim_chance(60))
+    if (sim.aim >= 0 && sim_chance(80))
         return sim.aim; /* in the middle of a request: the session that it is about */
     return sim.serial <= 6 ? sim_below(sim.serial) : sim.serial - 1 - sim_below(6);
 }
@@ -270,6 +270,25 @@ void user_read(struct host *host)
         check_read(host, session);
     sim.nested--;
     host_leave(was);
+}
+
+bool user_asks_for_orphans(struct host *host)
+{
+    bool found = false;
+    struct host *was;
+
+    host_enter(host, &was);
+    for (int i = 0; i < sim.serial; i++) {
+        char sid[CS_UUID_MAX];
+        bool stale;
+
+        if (!is_orphan(i))
+            continue;
+        cs_core_refresh(host->core, session_name(i, sid), &stale);
+        found = true;
+    }
+    host_leave(was);
+    return found;
 }
 
 /* ---- turns ---- */
