@@ -160,7 +160,7 @@ static void a_file_is_inside_when_no_link_leads_out(void **state)
     assert_false(inside(f, "link"));
     assert_false(inside(f, "nowhere"));
     assert_false(inside(f, "nowhere/a.txt"));
-    assert_false(inside(f, "../work/a.txt"));
+    assert_false(inside(f, "../a.txt"));
     assert_false(inside(f, "real/../a.txt"));
     assert_false(inside(f, ".git/hooks/post-commit"));
     assert_false(inside(f, "real/.git"));
