@@ -32,7 +32,9 @@ def clients(tmp_path, daemon):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_typescript_sdk_does_what_editors_do(daemon, clients, way):
+def test_the_typescript_sdk_does_what_editors_do(make_daemon, tmp_path, way):
+    daemon = make_daemon(args=["--sandbox-ceiling", "danger-full-access"]).start()
+    clients = Clients(tmp_path, daemon)
     target = [url(daemon), daemon.run("token", "--data-dir", str(daemon.data_dir)).stdout.strip()]
     done = clients.run("node", SDK_CLIENT, *(target if way == "http" else stdio(daemon)))
     assert done.returncode == 0, done.stderr
@@ -48,6 +50,8 @@ def test_the_typescript_sdk_does_what_editors_do(daemon, clients, way):
     assert seen["second"]["content"].startswith("I saw 3 messages")
     assert seen["second"]["threadId"] == seen["first"]["threadId"] == seen["history"]["threadId"]
     assert seen["history"]["messageCount"] == 4
+    assert len(seen["asked"]) == 1 and "echo out" in seen["asked"][0]
+    assert "The command printed:" in seen["bold"]["content"] and str(clients.project) in seen["bold"]["content"]
     assert seen["task"] == ["taskCreated", "taskStatus", "result"]
     assert seen["taskResult"]["content"].startswith("I saw 5 messages")
     assert "enough" in seen["cancelled"] and seen["cancelledAfter"] < 2000 * SLOWNESS

@@ -5,7 +5,7 @@ const require = createRequire(process.env.NODE_PATH + "/");
 const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
 const { StdioClientTransport } = require("@modelcontextprotocol/sdk/client/stdio.js");
 const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
-const { CallToolResultSchema } = require("@modelcontextprotocol/sdk/types.js");
+const { CallToolResultSchema, ElicitRequestSchema } = require("@modelcontextprotocol/sdk/types.js");
 
 const [target, ...rest] = process.argv.slice(2);
 const transport = target.startsWith("http://")
@@ -13,8 +13,12 @@ const transport = target.startsWith("http://")
       requestInit: { headers: { Authorization: `Bearer ${rest[0]}` } },
     })
   : new StdioClientTransport({ command: target, args: rest });
-const client = new Client({ name: "sdk-test", version: "1" });
-const seen = { errors: [] };
+const client = new Client({ name: "sdk-test", version: "1" }, { capabilities: { elicitation: {} } });
+const seen = { errors: [], asked: [] };
+client.setRequestHandler(ElicitRequestSchema, ({ params }) => {
+  seen.asked.push(params.message);
+  return { action: "accept", content: {} };
+});
 client.onerror = (error) => seen.errors.push(String(error));
 
 // The SDK checks structuredContent against the outputSchema of each tool that it has listed.
@@ -31,6 +35,10 @@ seen.first = first.structuredContent;
 const threadId = first.structuredContent.threadId;
 seen.second = (await call("codex-reply", { prompt: "and now?", threadId })).structuredContent;
 seen.history = (await call("codex-history", { threadId })).structuredContent;
+
+// What Codex wants to do outside of its sandbox is asked for on the way.
+const bold = { prompt: "[[escalate echo out; pwd]]", "approval-policy": "on-request", sandbox: "read-only", cwd: process.cwd() };
+seen.bold = (await call("codex", bold)).structuredContent;
 
 // A long turn as a task: an id at once, polled until it is done.
 const task = [];
