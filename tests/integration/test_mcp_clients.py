@@ -137,9 +137,9 @@ def test_claude_code_goes_on_over_http_after_the_daemon_was_killed(daemon, clien
 class AppServer:
     """Codex as a client: its app-server, which knows our daemon by its configuration."""
 
-    def __init__(self, folder, home, daemon):
+    def __init__(self, folder, home, settings):
         with open(home / "config.toml", "a", encoding="utf-8") as config:
-            config.write(f'[mcp_servers.sessions]\nurl = "{url(daemon)}"\n')
+            config.write(f"[mcp_servers.sessions]\n{settings}\n")
         self.log = open(folder / "app-server.log", "wb")
         self.process = subprocess.Popen(
             [codex_binary(), "app-server"],
@@ -179,12 +179,17 @@ class AppServer:
             self.log.close()
 
 
-@pytest.fixture
-def app_server(tmp_path, model, daemon):
+@pytest.fixture(params=WAYS)
+def app_server(request, tmp_path, model, daemon):
+    command, *args = map(str, stdio(daemon))
+    settings = {
+        "http": f"url = {json.dumps(url(daemon))}",
+        "stdio": f"command = {json.dumps(command)}\nargs = {json.dumps(args)}",
+    }
     home = tmp_path / "outer-codex"
     write_codex_home(home, model.url)
     (tmp_path / "outer").mkdir()
-    server = AppServer(tmp_path / "outer", home, daemon)
+    server = AppServer(tmp_path / "outer", home, settings[request.param])
     yield server
     server.close()
 
