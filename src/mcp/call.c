@@ -301,8 +301,7 @@ static void await_reply(struct cs_mcp_call *call, const struct cs_question *ques
 }
 
 enum cs_status cs_mcp_ask(struct cs_mcp_call *call, const char *method, const char *params,
-                          int64_t deadline, struct cs_json **out_root,
-                          const struct cs_json **out_result, struct cs_err *err)
+                          int64_t deadline, struct cs_json **out_reply, struct cs_err *err)
 {
     struct cs_question *question = cs_call_ask(call, method, params);
     struct cs_json *reply;
@@ -319,14 +318,13 @@ enum cs_status cs_mcp_ask(struct cs_mcp_call *call, const char *method, const ch
         return cs_err_set(err, CS_UPSTREAM, "refused_by_client",
                           "The client answered with an error");
     }
-    *out_root = reply;
-    *out_result = cs_json_get(reply, "result");
+    *out_reply = reply;
     return CS_OK;
 }
 
 /* ---- sealed text ---- */
 
-#define SEAL_HEX (2 * CS_SHA256_LEN)
+#define SEAL_HEX ((size_t)2 * CS_SHA256_LEN)
 
 static enum cs_status sign(struct cs_mcp *mcp, const char *text, size_t len, char out[SEAL_HEX + 1],
                            struct cs_err *err)

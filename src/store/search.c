@@ -8,10 +8,10 @@
 #include "cs/base/json.h"
 #include "db.h"
 
-#define PAGE        32   /* sessions read at once */
-#define AROUND      60   /* bytes of a snippet before the text */
-#define TEXT_MAX    1024 /* bytes of what is looked for */
-#define PATTERN_MAX (16 * TEXT_MAX)
+#define PAGE        32    /* sessions read at once */
+#define AROUND      60    /* bytes of a snippet before the text */
+#define TEXT_MAX    1024  /* bytes of what is looked for */
+#define PATTERN_MAX 16384 /* of its pattern */
 
 void cs_findings_fini(struct cs_findings *findings)
 {
@@ -63,14 +63,17 @@ static void cut_snippet(const char *text, const char *at, char out[CS_SNIPPET_MA
     len = strnlen(start, CS_SNIPPET_MAX - 1);
     while (len > 0 && is_inside(start[len]))
         len--;
-    for (i = 0; i < len; i++)
-        out[i] = (unsigned char)start[i] < ' ' ? ' ' : start[i];
+    for (i = 0; i < len; i++) {
+        out[i] = start[i];
+        if ((unsigned char)start[i] < ' ')
+            out[i] = ' ';
+    }
     out[len] = '\0';
 }
 
 static bool look_in(const char *text, const char *wanted, char snippet[CS_SNIPPET_MAX])
 {
-    const char *at = strcasestr(text, wanted);
+    const char *at = wanted != NULL ? strcasestr(text, wanted) : NULL;
 
     if (at != NULL)
         cut_snippet(text, at, snippet);

@@ -86,13 +86,12 @@ void cs_mcp_progress(struct cs_mcp_call *call, int64_t progress, int64_t total,
                      const char *message);
 /** Log to the client, if it wants to be told of @level ("info", …). */
 void cs_mcp_log(struct cs_mcp_call *call, const char *level, const char *text);
-/** Ask the client (with sessions only): CS_OK and the result, of which *out_root is to be freed;
- * CS_UNAVAILABLE when it cannot be asked, CS_UPSTREAM when it answers with an error, CS_TIMEOUT,
- * CS_CANCELLED. @params is JSON. */
+/** Ask the client (with sessions only): CS_OK and its reply, whose member "result" is an object and
+ * which is to be freed; CS_UNAVAILABLE when it cannot be asked, CS_UPSTREAM when it answers with an
+ * error, CS_TIMEOUT, CS_CANCELLED. @params is JSON. */
 CS_MUST_USE enum cs_status cs_mcp_ask(struct cs_mcp_call *call, const char *method,
                                       const char *params, int64_t deadline,
-                                      struct cs_json **out_root, const struct cs_json **out_result,
-                                      struct cs_err *err);
+                                      struct cs_json **out_reply, struct cs_err *err);
 /** Wait, but not past a cancellation: whether the time passed in full. */
 bool cs_mcp_pause(struct cs_mcp_call *call, int64_t ms);
 

@@ -124,24 +124,23 @@ static enum cs_status change_prompts(struct cs_mcp_call *call, struct cs_err *er
 static enum cs_status ask(struct cs_mcp_call *call, const char *capability, const char *method,
                           const char *params, struct cs_err *err)
 {
-    struct cs_json *root = NULL;
-    const struct cs_json *result;
+    struct cs_json *reply = NULL;
     struct cs_buf text;
     enum cs_status rc;
 
     if (!cs_mcp_can(call, capability))
         return cs_mcp_refuse_capability(call, capability, err);
-    rc = cs_mcp_ask(call, method, params, cs_mono_ms() + ASK_MS, &root, &result, err);
+    rc = cs_mcp_ask(call, method, params, cs_mono_ms() + ASK_MS, &reply, err);
     if (rc != CS_OK)
         return rc;
     cs_buf_init(&text, 65536);
     cs_buf_adds(&text, "The client says: ");
-    cs_json_dump(result, &text);
+    cs_json_dump(cs_json_get(reply, "result"), &text);
     if (text.status == CS_OK)
         cs_mcp_text(call, text.data, text.len);
     rc = cs_buf_check(&text, err);
     cs_buf_fini(&text);
-    cs_json_free(root);
+    cs_json_free(reply);
     return rc;
 }
 
