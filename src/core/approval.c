@@ -13,9 +13,9 @@
 #include "cs/base/json.h"
 #include "cs/base/log.h"
 
-#define KEPT_MAX    64                /* closed ones that are remembered per turn */
-#define TOLD_MAX    ((size_t)1 << 20) /* bytes of a request in an event; of a longer one nothing */
-#define MEMBERS_MAX ((size_t)1 << 21)
+#define KEPT_MAX    64                 /* closed ones that are remembered per turn */
+#define TOLD_MAX    ((size_t)64 << 10) /* bytes of a request in an event; of a longer one nothing */
+#define MEMBERS_MAX (TOLD_MAX + 4096)
 
 struct cs_approval {
     struct cs_approval *next; /* the younger one */

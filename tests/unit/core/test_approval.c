@@ -237,6 +237,24 @@ static void each_question_is_told_and_answered_once(void **state)
     expect_answer(f, "2", true, CS_NOT_FOUND, "approval_not_found");
 }
 
+static void a_long_question_is_whole_in_the_turn_alone(void **state)
+{
+    static char text[100000];
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("do it");
+    char *list;
+
+    memset(text, 'x', sizeof text - 1);
+    memcpy(text, "{\"command\":\"", strlen("{\"command\":\""));
+    memcpy(text + sizeof text - 3, "\"}", 2);
+    begin(f, &request, 1, "command", text);
+    expect_event(f, "approval.requested", "\"request\":{\"truncated\":true},\"expiresAt\"");
+    list = open_ones(f, false);
+    assert_non_null(strstr(list, text));
+    free(list);
+    expect_answer(f, "1", false, CS_OK, NULL);
+}
+
 static void a_question_without_an_answer_is_declined_in_time(void **state)
 {
     struct fixture *f = *state;
@@ -496,6 +514,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(each_question_is_told_and_answered_once),
+        CASE(a_long_question_is_whole_in_the_turn_alone),
         CASE(a_question_without_an_answer_is_declined_in_time),
         CASE(a_turn_ends_in_time_with_what_is_open),
         CASE(a_cancel_closes_what_is_open),
