@@ -133,6 +133,14 @@ static const char *find_identity(const char *item, size_t len)
     return NULL;
 }
 
+/* A number as it is written here; 0 for anything else. */
+static int64_t parse_number(const char *text)
+{
+    size_t len = strlen(text);
+
+    return len <= 19 && strspn(text, "0123456789") == len ? strtoll(text, NULL, 10) : 0;
+}
+
 /* "origin.seq", or "" for none. */
 static bool parse_parent(const char *text, struct cs_mirror_message *message)
 {
@@ -145,7 +153,7 @@ static bool parse_parent(const char *text, struct cs_mirror_message *message)
     memcpy(name, text, CS_VECTOR_NAME_MAX - 1);
     name[CS_VECTOR_NAME_MAX - 1] = '\0';
     message->parent_origin = cs_vector_origin(name);
-    message->parent_seq = strtoll(text + CS_VECTOR_NAME_MAX, NULL, 10);
+    message->parent_seq = parse_number(text + CS_VECTOR_NAME_MAX);
     return message->parent_origin != 0 && message->parent_seq > 0;
 }
 
@@ -159,7 +167,7 @@ static bool read_identity(const struct cs_json *identity, struct cs_mirror_messa
         return false;
     message->origin = cs_vector_origin(origin);
     message->seq = cs_json_int(cs_json_at(identity, 1), 0);
-    message->hlc = strtoll(hlc, NULL, 10);
+    message->hlc = parse_number(hlc);
     return message->origin != 0 && message->seq > 0 && message->hlc > 0 &&
            message->hlc < INT64_MAX / 2 && parse_parent(parent, message);
 }
