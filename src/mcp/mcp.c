@@ -32,7 +32,9 @@ bool cs_revision_parse(const char *text, enum cs_revision *out_revision)
     return false;
 }
 
-/* ---- life ---- */
+/* ---- life ----
+ *
+ * After cs_mcp_new() the definitions are only read, which many threads may do at once. */
 
 static enum cs_status prepare(struct cs_mcp *mcp, struct cs_err *err)
 {

@@ -158,7 +158,7 @@ struct cs_mcp_call {
     struct cs_mcp_call *next;
 };
 
-/** A new session; the table's bound may end another one. */
+/** A new session; the table's bound may end an idle one. CS_BUSY when none is idle. */
 CS_MUST_USE enum cs_status cs_session_begin(struct cs_mcp *mcp, enum cs_revision revision,
                                             unsigned can, char out_id[CS_MCP_SESSION_MAX],
                                             struct cs_err *err);

@@ -51,8 +51,9 @@ static struct cs_mcp_session **find(struct cs_mcp *mcp, const char *id)
     return *place != NULL ? place : NULL;
 }
 
-/* End what is idle for too long and, when the table is full, what is idle for longest. */
-static void make_room(struct cs_mcp *mcp, int64_t now)
+/* End what is idle for too long and, when the table is full, what is idle for longest. Whether
+ * there is room. */
+static bool make_room(struct cs_mcp *mcp, int64_t now)
 {
     struct cs_mcp_session **place = &mcp->sessions, **oldest = NULL;
 
@@ -61,12 +62,13 @@ static void make_room(struct cs_mcp *mcp, int64_t now)
             remove_at(mcp, place);
             continue;
         }
-        if (oldest == NULL || (*place)->used <= (*oldest)->used)
+        if ((*place)->refs == 1 && (oldest == NULL || (*place)->used <= (*oldest)->used))
             oldest = place;
         place = &(*place)->next;
     }
     if (mcp->session_count >= CS_MCP_SESSIONS_MAX && oldest != NULL)
         remove_at(mcp, oldest);
+    return mcp->session_count < CS_MCP_SESSIONS_MAX;
 }
 
 /* ---- sessions ---- */
@@ -77,6 +79,7 @@ enum cs_status cs_session_begin(struct cs_mcp *mcp, enum cs_revision revision, u
     struct cs_mcp_session *session;
     unsigned char secret[16];
     char hex[2 * sizeof secret + 1];
+    bool room;
     enum cs_status rc = cs_random(secret, sizeof secret, err);
 
     if (rc != CS_OK)
@@ -92,12 +95,18 @@ enum cs_status cs_session_begin(struct cs_mcp *mcp, enum cs_revision revision, u
     session->refs = 1; /* the table's */
     memcpy(out_id, session->id, CS_MCP_SESSION_MAX);
     pthread_mutex_lock(&mcp->mutex);
-    make_room(mcp, session->used);
-    session->next = mcp->sessions;
-    mcp->sessions = session;
-    mcp->session_count++;
+    room = make_room(mcp, session->used);
+    if (room) {
+        session->next = mcp->sessions;
+        mcp->sessions = session;
+        mcp->session_count++;
+    }
     pthread_mutex_unlock(&mcp->mutex);
-    return CS_OK;
+    if (room)
+        return CS_OK;
+    free(session);
+    out_id[0] = '\0';
+    return cs_err_set(err, CS_BUSY, "too_many_sessions", "Too many sessions are in use");
 }
 
 struct cs_mcp_session *cs_session_take(struct cs_mcp *mcp, const char *id)
