@@ -392,6 +392,8 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
         cs_whole_fini(&whole);
         rc = cs_whole_load(c->mirror, c->sid, max, &whole, &c->local, err);
     }
+    if (rc == CS_OK && !c->local.known)
+        *out = AGAIN; /* deleted meanwhile: that is to be told */
     if (rc != CS_OK || whole.text.len == 0 || !c->local.known)
         goto out;
     rc = call_put(c, &putting, &reply, &why);
