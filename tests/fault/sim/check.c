@@ -92,6 +92,12 @@ static void note_entry(const struct cs_reply *fields)
             abort();
     }
     vv = field(fields, "v", &len);
+    if (strcmp(kind, "del") == 0 && vv != NULL &&
+        cs_vector_parse(vv, len, &vector, NULL) == CS_OK) {
+        if (cs_vector_join(&session->told, &vector, NULL) != CS_OK)
+            abort();
+        cs_vector_fini(&vector);
+    }
     if (strcmp(kind, "put") == 0 && vv != NULL &&
         cs_vector_parse(vv, len, &vector, NULL) == CS_OK) {
         session->restored = 0;

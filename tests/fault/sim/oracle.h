@@ -28,6 +28,7 @@ struct session {
     int64_t ttl_s;
     struct cs_vector deleted; /* what users deleted */
     struct cs_vector offered; /* what Redis ever took */
+    struct cs_vector told;    /* what Redis ever heard to be deleted */
     unsigned restored;        /* hosts whose user brought it back, and Redis does not know yet */
     bool lost;                /* a key went alone: only a full comparison finds that */
     bool plain;               /* a plain client wrote it at some time */

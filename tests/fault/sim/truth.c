@@ -59,6 +59,7 @@ void check_begin(void)
     for (int i = 0; i < SESSIONS_MAX; i++) {
         cs_vector_fini(&sessions[i].deleted);
         cs_vector_fini(&sessions[i].offered);
+        cs_vector_fini(&sessions[i].told);
         cs_vector_fini(&sessions[i].vv);
         sessions[i] = (struct session){0};
     }
@@ -268,9 +269,11 @@ static void look_through(struct cs_db *db, struct host *host, int number)
     struct cs_replica_mark mark = {0};
     struct cs_session session = {0};
     char sid[CS_UUID_MAX];
+    bool known;
 
     (void)session_name(number, sid);
-    if (cs_session_find(db, sid, &session, NULL) == CS_OK) {
+    known = cs_session_find(db, sid, &session, NULL) == CS_OK;
+    if (known) {
         if (cs_replica_messages(db, &(struct cs_replica_range){.session = session.id}, look_at,
                                 &look, NULL) != CS_OK)
             abort();
@@ -280,6 +283,9 @@ static void look_through(struct cs_db *db, struct host *host, int number)
     if (cs_replica_mark(db, sid, &mark, NULL) != CS_OK)
         abort();
     check_tomb(number, &mark.tomb, "a host");
+    if (!known && !mark.dirty && !cs_vector_le(&mark.tomb, &sessions[number].told))
+        sim_fail("11: host %d forgot to tell that s%d was deleted (mark %d of %s)", host->index,
+                 number, (int)mark.generation, mark.user != NULL ? mark.user : "nobody");
     cs_replica_mark_fini(&mark);
 }
 
@@ -290,6 +296,46 @@ static bool is_due(const struct fact *fact)
     bool named = cs_vector_get(&sessions[fact->session].deleted, fact->origin) >= fact->seq;
 
     return !fact->deleted && !fact->maybe && !(named && sim.machine_rolled);
+}
+
+struct set unoffered(struct host *host)
+{
+    struct set set = {{false}};
+
+    for (int i = 0; i < fact_count; i++) {
+        const struct session *session = &sessions[facts[i].session];
+
+        if ((facts[i].whole & 1U << host->index) != 0 &&
+            cs_vector_get(&session->offered, facts[i].origin) < facts[i].seq)
+            set.has[facts[i].session] = true;
+    }
+    for (int i = 0; i < sim.serial; i++)
+        if ((sessions[i].restored & 1U << host->index) != 0 && is_known(host, i))
+            set.has[i] = true;
+    return set;
+}
+
+/* 11: what Redis never took of a live session is known to be pending. */
+static void check_pending(struct host *host)
+{
+    struct set waiting = unoffered(host);
+    struct cs_db *db = NULL;
+
+    if (cs_store_read(host->store, &db, NULL) != CS_OK)
+        abort();
+    for (int i = 0; i < sim.serial; i++) {
+        struct cs_replica_mark mark = {0};
+        char sid[CS_UUID_MAX];
+
+        if (!waiting.has[i] || sessions[i].restored != 0 || !is_live_on(host, i))
+            continue;
+        if (cs_replica_mark(db, session_name(i, sid), &mark, NULL) != CS_OK)
+            abort();
+        if (!mark.dirty && !mark.unsent && !sim.machine_rolled)
+            sim_fail("11: host %d forgot that it has not offered all of s%d", host->index, i);
+        cs_replica_mark_fini(&mark);
+    }
+    cs_store_done(host->store, db);
 }
 
 /* 12: what a host had, it keeps, but for what was deleted. */
@@ -313,6 +359,7 @@ void check_host(struct host *host)
     for (int i = 0; i < before; i++)
         if (had[i] != 0 && (facts[i].whole & bit) == 0 && is_due(&facts[i]))
             sim_fail("12: host %d lost a message of s%d", host->index, facts[i].session);
+    check_pending(host);
     host->touched = false;
 }
 
@@ -426,23 +473,6 @@ void truth_shown(int session, const char *content)
     if (seen[number] == looks && !sessions[session].replayed)
         sim_fail("5: Redis shows a message of s%d twice", session);
     seen[number] = looks;
-}
-
-struct set unoffered(struct host *host)
-{
-    struct set set = {{false}};
-
-    for (int i = 0; i < fact_count; i++) {
-        const struct session *session = &sessions[facts[i].session];
-
-        if ((facts[i].whole & 1U << host->index) != 0 &&
-            cs_vector_get(&session->offered, facts[i].origin) < facts[i].seq)
-            set.has[facts[i].session] = true;
-    }
-    for (int i = 0; i < sim.serial; i++)
-        if ((sessions[i].restored & 1U << host->index) != 0 && is_known(host, i))
-            set.has[i] = true;
-    return set;
 }
 
 /* ---- comparing ---- */
