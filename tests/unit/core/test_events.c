@@ -147,6 +147,10 @@ static struct cs_turn *hang(struct fixture *f, const char *prompt)
     turn->refs++;
     pthread_mutex_unlock(&f->core->mutex);
     assert_int_equal(cs_turn_detach(turn, NULL), CS_OK);
+    pthread_mutex_lock(&f->engine.mutex);
+    while (f->engine.running == 0) /* it goes by the script of now */
+        assert_true(cs_cond_wait(&f->engine.changed, &f->engine.mutex, SOON));
+    pthread_mutex_unlock(&f->engine.mutex);
     return turn;
 }
 
