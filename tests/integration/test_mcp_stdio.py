@@ -267,7 +267,8 @@ def test_what_another_server_asks_reaches_the_editor_and_its_answer_the_server(d
     example = SDK / "@modelcontextprotocol/sdk/dist/esm/examples/server/elicitationFormExample.js"
     held = HeldFolder(tmp_path / "held", daemon, port)
     server = subprocess.Popen(
-        [f"{node_folder()}/node", example], env={"PORT": str(port)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [f"{node_folder()}/node", example], env={"PORT": str(port)}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         editor = bridge(daemon, data_dir=held.path)  # waits until it listens

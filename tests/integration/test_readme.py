@@ -115,7 +115,8 @@ def test_claude_code_is_connected_as_the_readme_says(daemon, claude_env, tmp_pat
     stdio, shown, http = [command for command in commands() if command.startswith("claude ")]
     tail = json.loads(re.search(r'^{"mcpServers".*', README, re.MULTILINE).group())["mcpServers"]["codex"]
     assert stdio.endswith(f"-- {tail['command']} {' '.join(tail['args'])}")
-    for name, add, line in (("a", stdio, re.search("^codex: .*", README, re.MULTILINE).group()), ("b", http, "Connected")):
+    expected = re.search("^codex: .*", README, re.MULTILINE).group()
+    for name, add, line in (("a", stdio, expected), ("b", http, expected[-len("✔ Connected") :])):
         env = {**claude_env, "HOME": str(tmp_path / name)}
         run(add.replace(PORT, f"127.0.0.1:{daemon.port}"), env)
         assert line in run(shown, env).stdout
