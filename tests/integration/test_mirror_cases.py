@@ -4,7 +4,7 @@ import hashlib
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from support.between import Between
@@ -55,6 +55,40 @@ def test_a_deletion_that_comes_later_does_not_take_an_append(proxied, make_host,
     drained(away)
     alike(away, there, sid=sid, count=4)
     in_redis(redis, sid, 4)
+
+
+@contextmanager
+def held_back(line, sid):
+    """Requests that would put or delete the session wait until release() is called; reached says that one does."""
+    free, reached = threading.Event(), threading.Event()
+
+    def rule(words):
+        if words[0].startswith(b"EVAL") and f"cx:tomb:{sid}".encode() in words:
+            reached.set()
+            free.wait(30 * SLOWNESS)
+
+    line.rule = rule
+    try:
+        yield reached, free.set
+    finally:
+        free.set()
+        line.rule = None
+
+
+def test_a_deletion_that_an_append_overtakes_does_not_take_it(make_host, redis):
+    with Between(redis.port) as line:
+        a, b = make_host("alpha", url=line.url), make_host("beta")
+        sid = a.ask("one")["sessionId"]
+        on(b, sid, 2)
+        with held_back(line, sid) as (reached, release):
+            assert a.request("DELETE", f"/api/codex/session/{sid}").status == 200
+            assert reached.wait(20 * SLOWNESS)
+            b.go_on(sid, "two, just before the deletion comes")
+            in_redis(redis, sid, 4)
+            release()
+            drained(a)
+            alike(a, b, sid=sid, count=4)
+            in_redis(redis, sid, 4)
 
 
 def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make_host, redis):
@@ -262,30 +296,39 @@ def test_a_value_of_a_newer_version_is_never_written(make_host, redis):
 
 
 def test_a_foreign_value_that_two_hosts_import_at_once_is_there_once(make_host, redis):
-    held, reached = threading.Event(), threading.Event()
     made = plain_session()
     sid = made["sessionId"]
-
-    def hold_the_import(words):
-        if words[0].startswith(b"EVAL") and sid.encode() in words[3] and words[2] == b"5":
-            reached.set()
-            held.wait(30 * SLOWNESS)
-
-    with Between(redis.port) as line, ThreadPoolExecutor(1) as pool:
+    with Between(redis.port) as line, ThreadPoolExecutor(1) as pool, held_back(line, sid) as (reached, release):
         a, b = make_host("alpha", url=line.url), make_host("beta")
-        line.rule = hold_the_import
         run_program(redis, [made], "create")
         slow = pool.submit(messages, a, sid)
         assert reached.wait(20 * SLOWNESS)  # it read the foreign value, and is about to write
         assert b.go_on(made["conversationId"], "what is my dog called?")["response"].startswith("echo 3:")
         in_redis(redis, sid, 4)
-        held.set()
+        release()
         slow.result()
         drained(a)
         shown = alike(a, b, sid=sid, count=4)
     assert [message["content"] for message in shown][:3] == ["my dog is Rex", "noted 🐕", "what is my dog called?"]
     value = in_redis(redis, sid, 4)
     assert len({message["_cx"][0] for message in value["messages"]}) == 2  # one import, and beta
+
+
+def test_a_foreign_value_that_its_writer_changes_meanwhile_is_imported_as_it_is_then(make_host, redis):
+    made = plain_session()
+    sid = made["sessionId"]
+    added = {"type": "user", "content": "just in time", "timestamp": "2026-11-22T09:30:00.000Z"}
+    with Between(redis.port) as line, ThreadPoolExecutor(1) as pool, held_back(line, sid) as (reached, release):
+        a = make_host("alpha", url=line.url)
+        run_program(redis, [made], "create")
+        slow = pool.submit(messages, a, sid)
+        assert reached.wait(20 * SLOWNESS)
+        run_program(redis, [added], "append", key(sid))
+        release()
+        slow.result()
+        drained(a)
+        on(a, sid, 3)
+    assert [message["content"] for message in in_redis(redis, sid, 3)["messages"]][2] == "just in time"
 
 
 def test_foreign_values_that_several_hosts_race_for_are_there_once(make_host, redis):
