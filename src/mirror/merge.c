@@ -35,6 +35,7 @@ struct compare {
     struct remote remote;
     bool index;    /* put it, so that the user's set names it */
     bool pull;     /* fetch the value whatever the vectors say */
+    bool entire;   /* put all of it in one request */
     int forks;     /* times that Redis had other bytes */
     char why[200]; /* for ASIDE */
 };
@@ -324,11 +325,21 @@ static enum cs_status join_reply_tomb(struct compare *c, const char *text, struc
     return rc;
 }
 
+/* Verdicts on the vector of what was sent: they need not hold of the whole session. */
+static bool refuses_beginning(enum cs_verdict verdict)
+{
+    return verdict == CS_VERDICT_TOMB || verdict == CS_VERDICT_STALE || verdict == CS_VERDICT_FULL;
+}
+
 static enum cs_status after_put(struct compare *c, const struct cs_putting *putting,
                                 const struct cs_script_reply *reply, enum outcome *out,
                                 struct cs_err *err)
 {
     *out = AGAIN;
+    if (putting->whole->more && refuses_beginning(reply->verdict)) {
+        c->entire = true;
+        return CS_OK;
+    }
     switch (reply->verdict) {
     case CS_VERDICT_OK:
     case CS_VERDICT_DUP:
@@ -376,22 +387,13 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
     struct cs_putting putting = {
         &c->local.meta, &c->local, &whole, NULL, c->remote.tail.meta,
     };
-    size_t max;
     enum cs_status rc;
 
     *out = LATER;
     if (!cs_may_write(c->mirror))
         return CS_OK;
     *out = DONE;
-    rc = cs_whole_load(c->mirror, c->sid, 0, &whole, &c->local, err);
-    /* a beginning that a tombstone covers, or that Redis is past, would be refused for ever */
-    for (max = 2 * whole.text.len;
-         rc == CS_OK && whole.more &&
-         (cs_vector_le(&whole.vv, &c->local.tomb) || !cs_vector_le(&c->remote.vv, &whole.vv));
-         max *= 2) {
-        cs_whole_fini(&whole);
-        rc = cs_whole_load(c->mirror, c->sid, max, &whole, &c->local, err);
-    }
+    rc = cs_whole_load(c->mirror, c->sid, c->entire ? SIZE_MAX / 4 : 0, &whole, &c->local, err);
     if (rc == CS_OK && !c->local.known)
         *out = AGAIN; /* deleted meanwhile: that is to be told */
     if (rc != CS_OK || whole.text.len == 0 || !c->local.known)
