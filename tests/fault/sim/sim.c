@@ -256,6 +256,7 @@ static void calm(struct host *host)
     (void)host;
     count(COUNT_CALMS);
     heal();
+    world_settle();
     for (int h = 0; h < sim.host_count; h++)
         check_offers(&sim.hosts[h]);
     rounds(ROUNDS - 1, false);
@@ -324,6 +325,7 @@ static void finish(void)
     for (int h = 0; h < sim.host_count; h++)
         if (sim.hosts[h].turn.id != 0)
             user_turn(&sim.hosts[h]);
+    world_settle();
     rounds(ROUNDS, true);
     for (int u = 0; u < USERS; u++) /* the next session of a user tidies the set up */
         user_begin(&sim.hosts[0], u);

@@ -78,9 +78,10 @@ struct host {
 struct sim {
     struct host hosts[HOSTS_MAX];
     int host_count;
-    int64_t now_us; /* true time */
-    int64_t *clock; /* what Redis reads: the same */
-    bool timers;    /* the product's own clock of intervals runs */
+    int64_t now_us;     /* true time */
+    int64_t *clock;     /* what Redis reads: the same */
+    bool timers;        /* the product's own clock of intervals runs; else it stands */
+    int64_t settled_us; /* but for these */
     uint64_t random, digest;
     struct cs_redis *admin;
     struct cs_redis_endpoint endpoint;
@@ -143,6 +144,7 @@ int sim_below(int n);
 bool sim_chance(int percent);
 /* Let time pass. */
 void world_wait(int64_t us);
+void world_settle(void);
 void world_begin(uint64_t seed);
 /* Mix what was sent or received into the digest of the seed. */
 void world_note(const void *data, size_t len);

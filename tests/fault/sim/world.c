@@ -53,6 +53,13 @@ void world_wait(int64_t us)
     *sim.clock = sim.now_us;
 }
 
+/* What waits for company goes alone now: a prompt does not wait longer for its answer. */
+void world_settle(void)
+{
+    world_wait(31000000);
+    sim.settled_us += 31000000;
+}
+
 static int64_t host_ms(void)
 {
     return sim.now_us / 1000 + (current != NULL ? current->skew : 0);
@@ -63,7 +70,8 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *out)
 {
     static const int64_t start_us = INT64_C(1000000000);
     bool stands = id == CLOCK_MONOTONIC && !sim.timers;
-    int64_t us = stands ? start_us : sim.now_us - INT64_C(1755000000000000) + start_us;
+    int64_t us =
+        stands ? start_us + sim.settled_us : sim.now_us - INT64_C(1755000000000000) + start_us;
 
     out->tv_sec = us / 1000000;
     out->tv_nsec = us % 1000000 * 1000;
@@ -96,6 +104,7 @@ void world_begin(uint64_t seed)
     sim.broken = sim.hooks = sim.machine_rolled = false;
     sim.nested = sim.failover_in = sim.serial = sim.step_no = 0;
     sim.losses = 0;
+    sim.settled_us = 0;
     sim.aim = -1;
 }
 
