@@ -26,6 +26,7 @@ struct cs_approval {
     int64_t expires_at; /* the same, wall ms */
     bool told;          /* its event went out: nothing about it goes out before */
     bool open;
+    bool telling; /* a caller has closed it, and tells the listeners */
 };
 
 static const char *decision_name(bool approve)
@@ -157,7 +158,7 @@ static void forget_old(struct cs_turn *turn)
     size_t closed = 0;
 
     for (at = &turn->approvals; *at != NULL; at = &(*at)->next) {
-        if ((*at)->open)
+        if ((*at)->open || (*at)->telling)
             continue;
         closed++;
         if (oldest == NULL)
@@ -278,6 +279,24 @@ void cs_approval_expire(struct cs_turn *turn)
         tell_resolved(turn, id, false, "timeout");
 }
 
+/* One that a caller has closed and not told of yet; with the mutex. */
+static bool any_telling(const struct cs_turn *turn)
+{
+    const struct cs_approval *approval = turn->approvals;
+
+    while (approval != NULL && !approval->telling)
+        approval = approval->next;
+    return approval != NULL;
+}
+
+void cs_approval_await_told(struct cs_turn *turn)
+{
+    pthread_mutex_lock(&turn->core->mutex);
+    while (any_telling(turn))
+        (void)cs_cond_wait(&turn->changed, &turn->core->mutex, CS_NEVER);
+    pthread_mutex_unlock(&turn->core->mutex);
+}
+
 void cs_approval_end(struct cs_turn *turn, enum cs_stop stop)
 {
     static const char *const by[] = {
@@ -356,14 +375,21 @@ enum cs_status cs_turn_approve(struct cs_core *core, const char *tid, const char
     rc = find_open(turn, approval_id, &approval, err);
     if (rc == CS_OK && approve) /* the ceiling may have been lowered meanwhile */
         rc = cs_request_sandbox(cs_core_config(core), approval->needs, err);
-    if (rc == CS_OK && close_one(turn, approval, approve) != CS_OK) {
-        rc = cs_err_set(err, CS_CONFLICT, "approval_answered", "Codex does not ask this any more");
-        approve = false;
-        by = "codex";
+    if (rc == CS_OK) {
+        approval->telling = true;
+        if (close_one(turn, approval, approve) != CS_OK) {
+            rc = cs_err_set(err, CS_CONFLICT, "approval_answered",
+                            "Codex does not ask this any more");
+            approve = false;
+            by = "codex";
+        }
+        pthread_mutex_unlock(&core->mutex);
+        tell_resolved(turn, approval_id, approve, by);
+        pthread_mutex_lock(&core->mutex);
+        approval->telling = false;
+        pthread_cond_broadcast(&turn->changed);
     }
     pthread_mutex_unlock(&core->mutex);
-    if (approval != NULL && rc != CS_DENIED)
-        tell_resolved(turn, approval_id, approve, by);
     cs_turn_unref(turn);
     return rc;
 }

@@ -1,6 +1,6 @@
 /* core/approval, for the rest of core: what Codex asks in a turn.
  *
- * Layer: core, private. The first four are for the thread that drives the turn.
+ * Layer: core, private. The first five are for the thread that drives the turn.
  */
 #ifndef CS_CORE_APPROVAL_H
 #define CS_CORE_APPROVAL_H
@@ -13,6 +13,8 @@ void cs_approval_asked(struct cs_turn *turn, const struct cs_engine_event *event
 int64_t cs_approval_due(struct cs_turn *turn);
 /** Decline those. */
 void cs_approval_expire(struct cs_turn *turn);
+/** An event came from Codex: those who answered what it may follow from tell of that first. */
+void cs_approval_await_told(struct cs_turn *turn);
 /** The engine's turn is over: close what is open. */
 void cs_approval_end(struct cs_turn *turn, enum cs_stop stop);
 /** With the last reference to the turn. */

@@ -104,6 +104,8 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
         }
         if (rc != CS_OK)
             return;
+        if (turn->may_ask)
+            cs_approval_await_told(turn);
         note_event(turn, &event);
         cs_event_of_engine(turn, &event);
         if (event.type == CS_EVENT_APPROVAL)
