@@ -422,7 +422,7 @@ void cs_mcp_post(struct cs_mcp *mcp, const struct cs_mcp_head *head, const char 
     call.method = msg.method;
     call.params = msg.params;
     if (rc != CS_OK) {
-        call.status = 400;
+        call.status = rc == CS_NO_MEM ? 503 : 400;
         call.code = code;
         answer_error(&call, &err);
     } else if (msg.kind == CS_RPC_REQUEST) {

@@ -93,7 +93,7 @@ static bool is_named(const struct cs_event *event, const char *name)
 /* Follow turn @tid by its events. */
 static enum followed follow(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed)
 {
-    int64_t wait = cs_mcp_stateless(call) ? CS_MCP_BEAT_MS : NEWS_MS;
+    int64_t wait = CS_MCP_BEAT_MS; /* a slow turn's stream begins early */
     int64_t told = cs_mono_ms();
 
     for (;;) {
@@ -114,6 +114,8 @@ static enum followed follow(struct cs_mcp_call *call, const char *tid, struct cs
         }
         if (call->silent || (rc != CS_OK && !cs_call_beat(call)))
             return OVER;
+        if (rc == CS_TIMEOUT && !cs_mcp_stateless(call))
+            wait = NEWS_MS; /* who goes away does not end the turn */
         if (cs_mono_ms() - told >= NEWS_MS) {
             told = cs_mono_ms();
             cs_mcp_progress(call, call->progress + 1, 0, "Codex is working");

@@ -259,6 +259,12 @@ static void every_failed_allocation_is_answered(void **state)
         {"GET", "/api/codex/turn/" NOBODY, "", "", 404},
         {"DELETE", "/api/codex/session/" NOBODY, "", "", 404},
         {"POST", "/api/codex/cleanup", "", "", 200},
+        {"GET", "/mcp", "", "", 405},
+        {"POST", "/mcp", "", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}", 400},
+        {"POST", "/mcp", "Accept: text/event-stream\r\n",
+         "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{"
+         "\"protocolVersion\":\"2025-11-25\",\"capabilities\":{},\"clientInfo\":{}}}",
+         200},
         {"POST", "/api/codex/session", "", "{\"prompt\":\"x\",\"context\":[\"a\",\"b\"]}", 200},
         {"POST", "/api/codex/session", "Idempotency-Key: k\r\n", "{\"prompt\":\"x\"}", 200},
         {"POST", "/api/codex/session", "", "{\"prompt\":", 400},
