@@ -183,7 +183,8 @@ class Network:
     def usable():
         if [name for _, name in socket.if_nameindex()] != ["lo"] or not shutil.which("ip"):
             return False
-        return subprocess.run(["unshare", "-n", "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+        trial = ["unshare", "-n", "ip", "link", "add", "cs-a", "type", "veth", "peer", "name", "cs-b"]
+        return subprocess.run(trial, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
     def start(self):
         self.holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
