@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import re
+import signal
 import struct
 import subprocess
 import threading
@@ -51,15 +52,24 @@ class Clients:
     def run(self, *command, env=None, seconds=60):
         """Its CompletedProcess; an AssertionError if it tried to reach anything beyond this machine."""
         trace = self.folder / "strace.log"
-        done = subprocess.run(
-            ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-e", "signal=none", "-o",
-             str(trace), *map(str, command)],
-            env={**self.env, **(env or {})}, cwd=self.project, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=seconds * SLOWNESS, check=False,
+        command = [
+            "strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-e", "signal=none", "-o",
+            str(trace), *map(str, command),
+        ]
+        process = subprocess.Popen(
+            command, env={**self.env, **(env or {})}, cwd=self.project, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )
+        try:
+            out, errors = process.communicate(timeout=seconds * SLOWNESS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it runs on stdio
+            process.wait()
+            raise
+        done = subprocess.CompletedProcess(command, process.returncode, out, errors)
         peers = {v4 or v6 for v4, v6 in PEER.findall(trace.read_text("utf-8", "replace"))}
         outside = {peer for peer in peers if not peer.startswith("127.") and peer != "::1"}
-        assert not outside, f"{command[0]} wanted to reach {outside}"
+        assert not outside, f"{command} wanted to reach {outside}"
         return done
 
 
