@@ -110,7 +110,7 @@ static void note_entry(const struct cs_reply *fields)
 void check_log(void)
 {
     for (int u = 0; u < USERS; u++) {
-        char key[64], from[64];
+        char key[64], from[128];
         struct cs_reply *log;
 
         (void)snprintf(key, sizeof key, "cx:log:%s", users[u]);
