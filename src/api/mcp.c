@@ -107,14 +107,18 @@ static enum cs_status reply_json(struct cs_reply *reply, const struct cs_mcp_ans
 static enum cs_status reply_answer(struct way *way, struct cs_reply *reply, bool stream,
                                    struct cs_mcp_answer *answer, struct cs_err *err)
 {
+    bool begun = reply->sent;
     enum cs_status rc = CS_OK;
 
-    if (answer->session[0] != '\0' && !reply->sent)
+    if (answer->session[0] != '\0' && !begun)
         cs_reply_header(reply, "Mcp-Session-Id", answer->session);
-    if (!reply->sent && !stream)
+    if (!begun && !stream) {
         rc = reply_json(reply, answer, err);
-    else if (answer->json.len > 0)
-        (void)cs_sse_send(&way->sse, NULL, NULL, answer->json.data, answer->json.len);
+    } else if (answer->json.len > 0 &&
+               !cs_sse_send(&way->sse, NULL, NULL, answer->json.data, answer->json.len) && !begun) {
+        reply->sent = false; /* want of memory; if it is the client who has gone, nobody minds */
+        rc = cs_err_nomem(err);
+    }
     cs_sse_fini(&way->sse);
     cs_mcp_answer_fini(answer);
     return rc;

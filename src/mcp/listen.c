@@ -65,7 +65,7 @@ static bool read_id(const char *hex, char out[CS_MCP_ID_MAX])
         out[i] = (char)(high * 16 + low);
     }
     out[i] = '\0';
-    valid = cs_json_parse(out, i, i, &value, NULL) == CS_OK && cs_msg_id(value, out);
+    valid = cs_json_parse(out, i, i, &value, NULL) == CS_OK && cs_msg_id(value, out) == CS_OK;
     cs_json_free(value);
     return valid;
 }

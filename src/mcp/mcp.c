@@ -372,7 +372,7 @@ static void note(struct cs_mcp_call *call, struct cs_msg *msg)
     if (msg->kind == CS_RPC_RESPONSE)
         cs_call_reply(call->mcp, call->session, msg);
     else if (strcmp(method, "notifications/cancelled") == 0 &&
-             cs_msg_id(cs_json_get(msg->params, "requestId"), id))
+             cs_msg_id(cs_json_get(msg->params, "requestId"), id) == CS_OK)
         cs_call_cancel(call->mcp, call->session, id);
 }
 

@@ -3,21 +3,21 @@
 
 #include "priv.h"
 
-bool cs_msg_id(const struct cs_json *value, char out[CS_MCP_ID_MAX])
+enum cs_status cs_msg_id(const struct cs_json *value, char out[CS_MCP_ID_MAX])
 {
     enum cs_json_type type = cs_json_type(value);
     struct cs_buf text;
-    bool fits;
+    enum cs_status rc;
 
     if (type != CS_JSON_STRING && type != CS_JSON_INT)
-        return false;
+        return CS_INVALID;
     cs_buf_init(&text, CS_MCP_ID_MAX - 1);
     cs_json_dump(value, &text);
-    fits = text.status == CS_OK && text.len > 0;
-    if (fits)
+    rc = text.status;
+    if (rc == CS_OK)
         memcpy(out, text.data, text.len + 1);
     cs_buf_fini(&text);
-    return fits;
+    return rc;
 }
 
 static enum cs_status invalid(const char *sentence, struct cs_err *err)
@@ -33,10 +33,14 @@ static enum cs_status classify(struct cs_msg *msg, struct cs_err *err)
     const char *version = cs_json_get_string(msg->root, "jsonrpc");
     bool answer =
         cs_json_get(msg->root, "result") != NULL || cs_json_get(msg->root, "error") != NULL;
+    enum cs_status rc;
 
     if (cs_json_type(msg->root) != CS_JSON_OBJECT)
         return invalid("A message is one JSON object; batches are not taken", err);
-    if (id != NULL && !cs_msg_id(id, msg->id) && (!answer || cs_json_type(id) != CS_JSON_NULL))
+    rc = id != NULL ? cs_msg_id(id, msg->id) : CS_OK;
+    if (rc == CS_NO_MEM)
+        return cs_err_nomem(err);
+    if (rc != CS_OK && (!answer || cs_json_type(id) != CS_JSON_NULL))
         return invalid("The id must be a string or an integer, and short", err);
     if (version == NULL || strcmp(version, "2.0") != 0)
         return invalid("jsonrpc must be \"2.0\"", err);
@@ -64,8 +68,9 @@ enum cs_status cs_msg_parse(const char *text, size_t len, size_t max, struct cs_
     *out_code = rc == CS_NO_MEM ? CS_RPC_INTERNAL : CS_RPC_PARSE;
     if (rc != CS_OK)
         return rc;
-    *out_code = CS_RPC_INVALID_REQUEST;
-    return classify(out_msg, err);
+    rc = classify(out_msg, err);
+    *out_code = rc == CS_NO_MEM ? CS_RPC_INTERNAL : CS_RPC_INVALID_REQUEST;
+    return rc;
 }
 
 void cs_msg_fini(struct cs_msg *msg)

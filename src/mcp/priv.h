@@ -72,8 +72,9 @@ struct cs_msg {
 CS_MUST_USE enum cs_status cs_msg_parse(const char *text, size_t len, size_t max,
                                         struct cs_msg *out_msg, int *out_code, struct cs_err *err);
 void cs_msg_fini(struct cs_msg *msg);
-/** Render @value (a string or an integer) as JSON. False when it is neither, or too long. */
-bool cs_msg_id(const struct cs_json *value, char out[CS_MCP_ID_MAX]);
+/** Render @value, a string or an integer, as JSON. CS_INVALID when it is neither, CS_TOO_LARGE,
+ * CS_NO_MEM: @out is left as it was. */
+enum cs_status cs_msg_id(const struct cs_json *value, char out[CS_MCP_ID_MAX]);
 /** Begin a notification or, with @id not "", a request up to the members of its params. */
 void cs_msg_begin(struct cs_buf *out, struct cs_jsonw *w, const char *method, const char *id);
 void cs_msg_end(struct cs_jsonw *w);
