@@ -162,6 +162,16 @@ def test_without_redis_all_is_local_and_says_so(make_daemon):
 # ---- to see ----
 
 
+def test_hosts_that_were_seen_are_known_after_a_restart(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sid = b.ask("one")["sessionId"]
+    on(a, sid, 2)
+    seen = state(a)["hosts"]
+    assert [host["name"] for host in seen] == ["beta"]
+    a.restart()
+    assert state(a)["hosts"] == seen
+
+
 def test_every_field_of_the_state_says_what_it_means(make_host, redis):
     document = Document()
     a, b = make_host("alpha"), make_host("beta")
