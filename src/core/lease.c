@@ -27,7 +27,7 @@ enum cs_status cs_lease_begin(struct cs_turn *turn, struct cs_err *err)
 {
     struct cs_core *core = turn->core;
     struct cs_err why = {0};
-    /* nobody else knows a new session yet: its lease is asked for without waiting */
+    /* nobody else knows a new session yet: its lease can wait until others do */
     int64_t deadline = turn->row.continued ? cs_mono_ms() + LEASE_WAIT_MS : 0;
     enum cs_status rc;
 

@@ -195,8 +195,8 @@ CS_MUST_USE enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char 
 /** Any thread: take the lease of a turn of @sid, and bring the session up to date. CS_OK: ours.
  * CS_CONFLICT, code "session_busy": another host holds it, the message names the host. CS_TIMEOUT
  * or CS_UNAVAILABLE: nobody knows; go on without. After CS_OK, and after CS_TIMEOUT too, the lease
- * is renewed until cs_mirror_lease_end(). A @deadline that is past asks without waiting:
- * CS_TIMEOUT. */
+ * is renewed until cs_mirror_lease_end(). A @deadline that is past (nobody else knows the session):
+ * CS_TIMEOUT, and it is asked for when the session is first pushed, if the turn still runs then. */
 CS_MUST_USE enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid,
                                            int64_t deadline, struct cs_err *err);
 /** Any thread: the turn is over. Released with the push of its outcome. Never blocks. */
