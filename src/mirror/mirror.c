@@ -458,7 +458,9 @@ enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const char *sid, stru
     held = find_held(mirror, sid);
     late = held != NULL && !held->asked;
     pthread_mutex_unlock(&mirror->mutex);
-    if (!late || take_lease(mirror, sid, &why) == CS_OK || !cs_ends_step(mirror, &why))
+    if (!late || take_lease(mirror, sid, &why) == CS_OK)
+        return CS_OK;
+    if (why.status == CS_CONFLICT || !cs_ends_step(mirror, &why)) /* another host was first */
         return CS_OK;
     return cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
