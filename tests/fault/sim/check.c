@@ -411,6 +411,9 @@ void check_step(void)
     for (int h = 0; h < sim.host_count; h++) {
         if (sim.hosts[h].touched)
             check_host(&sim.hosts[h]);
+        if (sim.hosts[h].acted)
+            check_pending(&sim.hosts[h]);
+        sim.hosts[h].acted = false;
         check_lease(&sim.hosts[h]);
     }
     check_somewhere();

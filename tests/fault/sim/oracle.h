@@ -62,6 +62,7 @@ bool is_followed(struct host *host, int user);
  * not everybody gets whole is named by its place alone. */
 char *dump(struct host *host, int session);
 void check_somewhere(void);
+void check_pending(struct host *host);
 /* Redis let go of a session for a reason. */
 void truth_let_go(int session);
 void show_session(int session);

@@ -68,6 +68,7 @@ struct host {
     struct cs_config config;
     struct turn turn;
     bool touched; /* its database may have changed since it was looked at */
+    bool acted;   /* likewise, since the last step was checked */
     bool down;
     int flaky;                           /* per cent of requests that fail */
     struct request zombies[ZOMBIES_MAX]; /* to be executed later */

@@ -83,7 +83,7 @@ void host_enter(struct host *host, struct host **out_was)
     *out_was = current;
     current = host;
     if (host != NULL)
-        host->touched = true;
+        host->touched = host->acted = true;
 }
 
 void host_leave(struct host *was)
