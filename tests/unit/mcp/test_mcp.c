@@ -525,6 +525,31 @@ static void results_are_what_the_output_schemas_say(void **state)
     assert_null(cs_json_get(result(), "isError"));
 }
 
+static void a_fork_has_what_was_answered_and_stands_alone(void **state)
+{
+    char source[64], fork[64], arguments[160], sid[CS_UUID_MAX];
+
+    (void)state;
+    fixture.engine.script = ANSWER;
+    call_tool("codex", "\"prompt\":\"first\"");
+    (void)snprintf(source, sizeof source, "%s", structured("threadId"));
+    fixture.engine.script = FAIL;
+    (void)snprintf(
+        arguments, sizeof arguments,
+        "\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"lost\",\"threadId\":\"%s\"}", source);
+    call("tools/call", arguments);
+    fixture.engine.script = ANSWER;
+    (void)snprintf(arguments, sizeof arguments, "\"threadId\":\"%s\"", source);
+    call_tool("codex-fork", arguments);
+    (void)snprintf(fork, sizeof fork, "%s", structured("threadId"));
+    assert_int_equal(
+        cs_json_int(cs_json_path(result(), "structuredContent", "messageCount", NULL), 0), 2);
+    assert_int_equal(cs_core_delete(fixture.core, source, sid, NULL), CS_OK);
+    (void)snprintf(arguments, sizeof arguments, "\"prompt\":\"on\",\"threadId\":\"%s\"", fork);
+    call_tool("codex-reply", arguments);
+    assert_string_equal(fixture.engine.seen, "user:first|codex:the answer|");
+}
+
 static void a_failed_turn_is_told_with_its_thread(void **state)
 {
     (void)state;
@@ -581,6 +606,25 @@ static void progress_grows_and_bears_the_callers_token(void **state)
     send_call(&client, "6", "");
     assert_string_equal(got.sent, "");
     fixture.engine.script = ANSWER;
+}
+
+static void progress_that_does_not_grow_is_not_told(void **state)
+{
+    static const int64_t told[] = {5, 5, 4, 6};
+    struct client client = {0};
+    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &client};
+    struct cs_mcp_call one = {.mcp = fixture.mcp, .stream = &stream, .token = "1", .progress = -1};
+    size_t i;
+
+    (void)state;
+    cs_buf_init(&client.sent, 4096);
+    for (i = 0; i < sizeof told / sizeof *told; i++)
+        cs_mcp_progress(&one, told[i], 0, NULL);
+    assert_int_equal(client.count, 2);
+    one.cancelled = true;
+    cs_mcp_progress(&one, 7, 0, NULL);
+    assert_int_equal(client.count, 2);
+    cs_buf_fini(&client.sent);
 }
 
 static void a_stream_begins_with_an_event_to_resume_from(void **state)
@@ -970,8 +1014,10 @@ int main(void)
         cmocka_unit_test(an_unknown_tool_is_an_error_of_the_protocol),
         cmocka_unit_test(arguments_are_checked_and_what_is_wrong_is_told_to_the_model),
         cmocka_unit_test(results_are_what_the_output_schemas_say),
+        cmocka_unit_test(a_fork_has_what_was_answered_and_stands_alone),
         cmocka_unit_test(a_failed_turn_is_told_with_its_thread),
         cmocka_unit_test(progress_grows_and_bears_the_callers_token),
+        cmocka_unit_test(progress_that_does_not_grow_is_not_told),
         cmocka_unit_test(a_stream_begins_with_an_event_to_resume_from),
         cmocka_unit_test(a_cancelled_call_stops_the_engine_and_has_no_answer),
         cmocka_unit_test(who_goes_away_from_a_session_does_not_cancel),
