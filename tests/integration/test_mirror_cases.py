@@ -89,6 +89,8 @@ def test_a_deletion_that_an_append_overtakes_does_not_take_it(make_host, redis):
             drained(a)
             alike(a, b, sid=sid, count=4)
             in_redis(redis, sid, 4)
+    kinds = [fields[1] for _, fields in redis.call("XRANGE", "cx:log:anna", "-", "+")]
+    assert b"del" not in kinds and b"put" in kinds  # Redis never was without it
 
 
 def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make_host, redis):
