@@ -151,12 +151,20 @@ void cs_bell_heed(struct cs_mirror *mirror)
 
         if (key != NULL && strncmp(key, prefix, sizeof prefix - 1) == 0)
             follow = cs_follow_of(mirror, key + sizeof prefix - 1);
-        if (follow == NULL || heed_entries(mirror, follow, cs_reply_at(stream, 1)))
-            continue;
-        pthread_mutex_lock(&mirror->mutex);
-        follow->rung = true;
-        pthread_mutex_unlock(&mirror->mutex);
+        if (follow != NULL && !heed_entries(mirror, follow, cs_reply_at(stream, 1)))
+            cs_ring(mirror, follow->user);
     }
+}
+
+void cs_ring(struct cs_mirror *mirror, const char *user)
+{
+    struct cs_follow *follow = cs_follow_of(mirror, user);
+
+    if (follow == NULL)
+        return;
+    pthread_mutex_lock(&mirror->mutex);
+    follow->rung = true;
+    pthread_mutex_unlock(&mirror->mutex);
 }
 
 /* ---- the bell's thread ---- */

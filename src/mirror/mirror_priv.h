@@ -251,6 +251,8 @@ bool cs_confirm(struct cs_follow *follow, const char *id);
 void cs_bell_publish(struct cs_mirror *mirror);
 /* Deal with what the doorbell heard: rung then tells whose log is to be read. */
 void cs_bell_heed(struct cs_mirror *mirror);
+/* Have a user's log read in this step: what Redis lost, the doorbell would not tell. */
+void cs_ring(struct cs_mirror *mirror, const char *user);
 /* Its thread. */
 void *cs_bell_run(void *arg);
 /* The order of two ids of log entries; "" comes first. */

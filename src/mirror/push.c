@@ -547,6 +547,8 @@ static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size
     verdict = reply.verdict;
     if (verdict == CS_VERDICT_OK || verdict == CS_VERDICT_DUP || verdict == CS_VERDICT_NOINDEX)
         rc = note(mirror, item, &reply, changes, err);
+    if (verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP)
+        cs_ring(mirror, item->local.meta.user); /* Redis is not as we left it */
     if (item->way == WAY_PUSH)
         flight->news[i].from += (int64_t)item->messages;
     if ((verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP) ||

@@ -114,6 +114,8 @@ enum cs_status cs_whole_note(struct cs_mirror *mirror, const struct cs_putting *
     }
     if (rc != CS_OK || reply->id == NULL)
         return rc;
+    if (reply->seq != 0)
+        cs_ring(mirror, meta->user);
     cs_note_sent(mirror, meta->user, meta->sid, reply->id);
     one = (struct cs_mirror_change){.kind = CS_CHANGE_STAMP};
     one.number = healed > 0 ? healed : cs_entry_stamp(reply->id);

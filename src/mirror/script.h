@@ -42,7 +42,8 @@ const char *cs_verdict_name(enum cs_verdict verdict);
 /** A verdict and what came with it. The strings live until cs_script_reply_free(). */
 struct cs_script_reply {
     enum cs_verdict verdict;
-    int64_t seq;      /* PUSH, OK, DUP, FORK, GAP: highest sequence of the origin in Redis */
+    int64_t seq;      /* PUSH, OK, DUP, FORK, GAP: highest sequence of the origin in Redis;
+                       * PUT, OK: 1 if the log may have been gone */
     int64_t length;   /* PUSH and PUT, OK: bytes of the session's value */
     const char *id;   /* OK but LEASE: id of the log's entry; else NULL */
     const char *vv;   /* vector as JSON: TOMB, STALE, NEWER, DUP of PUT, OK of DEL; else NULL */

@@ -254,3 +254,19 @@ def test_the_verbs_tell_of_redis(make_host, redis):
     a.stop()
     verb = a.run("sync", "--data-dir", str(a.data_dir))
     assert verb.returncode == 1 and "no daemon" in verb.stderr
+
+
+@pytest.mark.parametrize("next_turn", ["new session", "known session"])
+def test_a_wiped_redis_is_noticed_with_the_next_turn(make_host, redis, next_turn):
+    host = make_host("alpha")
+    sids = [host.ask(f"number {n}")["sessionId"] for n in range(3)]
+    for sid in sids:
+        in_redis(redis, sid, 2)
+    drained(host)
+    redis.command("FLUSHALL")
+    if next_turn == "new session":
+        host.ask("one more")
+    else:
+        host.go_on(sids[0], "and on")
+    for sid in sids[1:]:
+        in_redis(redis, sid, 2)

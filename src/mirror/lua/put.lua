@@ -4,7 +4,7 @@
 --       6 state: `,"lastUsedAt":"…",…`  7 version of the prefix  8 note for the log, or ''
 --       9 limit of the user, or 0  10 stamp to heal with, or 0 for activity
 --       11 SHA-1 of the foreign value that may be replaced, or ''  12 token of the lease, or ''
--- Reply {OK, 0, length, entry id, '', {evicted session id…}}
+-- Reply {OK, anew, length, entry id, '', {evicted session id…}}   anew 1: the log may have been gone
 --       {DUP, 0, 0, '', vector}              Redis has the same; nothing written
 --       {TOMB|STALE, 0, 0, '', vector}       Redis knows of more; nothing written
 --       {FOREIGN|PROTOCOL|WIDE|LARGE|EXPIRED}   nothing written
@@ -172,4 +172,4 @@ if keep(KEYS[3], life + INDEX_S, INDEX_S - REFRESH_S) or not has_log then
   call('EXPIRE', KEYS[2], LOG_TTL)
 end
 if KEYS[6] then release(KEYS[6], ARGV[12]) end
-return {'OK', 0, out.L, id, '', names}
+return {'OK', has_log and 0 or 1, out.L, id, '', names}
