@@ -933,7 +933,9 @@ static void plan_retry(struct cs_mirror *mirror, const struct cs_err *err,
                        struct schedule *schedule)
 {
     enum cs_redis_class class = cs_redis_class(err);
-    int64_t now = cs_mono_ms(), wait = cs_backoff_next(&mirror->backoff, class);
+    int64_t now = cs_mono_ms();
+    int64_t wait = class == CS_REDIS_FULL ? mirror->push_after - now
+                                          : cs_backoff_next(&mirror->backoff, class);
 
     if (class == CS_REDIS_LARGE || class == CS_REDIS_NOSCRIPT || class == CS_REDIS_REFUSED ||
         class == CS_REDIS_STOPPED)
@@ -963,8 +965,8 @@ static void *run(void *arg)
             continue;
         }
         if (cs_mirror_step(mirror, syncs != NULL, &err) == CS_OK ||
-            cs_redis_class(&err) == CS_REDIS_FULL)
-            schedule = (struct schedule){0, 0};
+            (cs_redis_class(&err) == CS_REDIS_FULL && mirror->keepalive_at > cs_mono_ms()))
+            schedule = (struct schedule){0, 0}; /* one without room is read all the same */
         else
             plan_retry(mirror, &err, &schedule);
         answer_syncs(mirror, syncs, &err);

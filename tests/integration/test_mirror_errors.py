@@ -310,6 +310,20 @@ def test_a_host_past_its_quota_goes_on_reading_and_pushes_ever_more_rarely(make_
     alike(host, other, sid=sid, count=84)
 
 
+def test_a_quota_that_forbids_reading_too_is_not_spent_on_asking(make_host, redis, between):
+    between.rule = lambda words: QUOTA
+    host = make_host("alpha", url=between.url, online=False)
+    becomes(host, "full")
+    sid = host.ask("one")["sessionId"]
+    before, began = len(between.seen), time.monotonic()
+    for _ in range(30):
+        lives_on(host, sid)
+    assert len(between.seen) - before <= 2 * 30 + 4 * (time.monotonic() - began)  # a turn looks once before it begins
+    between.rule = None
+    drained(host)
+    in_redis(redis, sid, 62)
+
+
 # ---- a request that is too large ----
 
 
