@@ -38,20 +38,30 @@ class Browser:
             self.process = subprocess.Popen(
                 [driver, "--port=0"], env=env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        try:
+            self._begin(browser)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _begin(self, browser):
         started = wait_until(lambda: STARTED.search(self.log_path.read_bytes()), "the driver listens", 20)
         self.url = f"http://127.0.0.1:{int(started.group(1))}/session"
         options = {"binary": browser, "args": [*FLAGS, f"--user-data-dir={self.folder}/profile"]}
         wanted = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
         self.url += "/" + self._call("POST", "", {"capabilities": wanted})["sessionId"]
-        return self
+
+    def _end(self):
+        self.process.terminate()
+        self.process.wait(20 * SLOWNESS)
+        self.scratch.cleanup()
 
     def __exit__(self, *_):
         try:
             self._call("DELETE", "")
         finally:
-            self.process.terminate()
-            self.process.wait(20 * SLOWNESS)
-            self.scratch.cleanup()
+            self._end()
 
     def _call(self, method, path, body=None):
         data = json.dumps(body).encode("utf-8") if body is not None else None
