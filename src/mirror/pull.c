@@ -241,14 +241,14 @@ static enum cs_status hear_log(struct pull *pull, const struct cs_reply *reply, 
 {
     struct cs_mirror_change moved = {.kind = CS_CHANGE_CURSOR, .user = pull->follow->user};
     size_t i, count = cs_reply_size(reply);
-    const char *id = NULL;
+    const char *id = NULL, *before = pull->follow->cursor;
     enum cs_status rc = CS_OK;
 
-    for (i = 1; i < count && rc == CS_OK; i++) {
+    for (i = 1; i < count && rc == CS_OK; i++, before = id) {
         const struct cs_reply *entry = cs_reply_at(reply, i);
 
         id = cs_reply_string(cs_reply_at(entry, 0), NULL);
-        if (id == NULL || strlen(id) >= CS_ENTRY_ID)
+        if (id == NULL || strlen(id) >= CS_ENTRY_ID || cs_entry_compare(id, before) <= 0)
             return cs_err_set(err, CS_INVALID, "invalid_record", "a log in Redis is malformed");
         rc = hear_entry(pull, id, cs_reply_at(entry, 1), err);
     }
@@ -284,6 +284,8 @@ enum cs_status cs_pull_user(struct cs_mirror *mirror, struct cs_follow *follow, 
             more = cs_reply_size(reply) == ENTRIES;
         }
         cs_reply_free(reply);
+        if (rc == CS_OK && more) /* nobody waits for the end of a long log */
+            cs_mirror_serve(mirror);
     }
     /* The log was read to its end. What of ours is still missing, or was heard and is gone, was
      * lost: Redis went back in time, and who knows what else it forgot. */

@@ -171,6 +171,29 @@ def test_lies_about_one_command_alone_harm_nothing(world):
     alike(host, world.beta, sid=sid, count=len(shown) + 2)
 
 
+def test_a_log_that_goes_round_in_circles_is_left(world):
+    host, line = world.alpha, world.line
+    sid = host.ask("before")["sessionId"]
+    on(world.beta, sid, 2)
+    asked = []
+
+    def rule(words):
+        if words[0] != b"XRANGE":
+            return None
+        asked.append(words)
+        return b"*64\r\n" + b"*2\r\n$%d\r\n%b\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n" % (len(words[2]), words[2]) * 64
+
+    line.rule = rule
+    world.beta.ask("news")
+    wait_until(lambda: asked, "it reads the log", 20)
+    assert sync(host).status == 200
+    works_alone(host, sid)
+    world.is_well()
+    line.turn(None)
+    drained(host)
+    alike(host, world.beta, sid=sid, count=4)
+
+
 # ---- poison in a real Redis ----
 
 
