@@ -178,8 +178,15 @@ enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,
                               char out_sid[CS_UUID_MAX], struct cs_err *err)
 {
     struct change change = {.core = core, .identifier = identifier};
-    enum cs_status rc = cs_store_write(core->store, apply_delete, &change, err);
+    struct cs_err why = {0};
+    bool stale;
+    enum cs_status rc = cs_store_write(core->store, apply_delete, &change, &why);
 
+    if (rc == CS_NOT_FOUND && core->mirror != NULL) { /* another host may know it */
+        cs_err_clear(&why);
+        cs_core_refresh(core, identifier, &stale);
+        rc = cs_store_write(core->store, apply_delete, &change, &why);
+    }
     if (rc == CS_OK) {
         memcpy(out_sid, change.session.sid, CS_UUID_MAX);
         cs_sync_wake(core);
@@ -187,7 +194,7 @@ enum cs_status cs_core_delete(struct cs_core *core, const char *identifier,
     }
     if (change.found)
         cs_session_fini(&change.session);
-    return rc;
+    return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
 static enum cs_status apply_restore(struct cs_db *db, void *arg, struct cs_err *err)

@@ -110,6 +110,17 @@ def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make
     assert len(messages(away, kept)) == len(messages(there, kept)) == 2
 
 
+def test_a_session_that_only_another_host_knows_is_deleted_there(make_host, redis):
+    there, here = make_host("there"), make_host("here")
+    first = there.ask("of a user that is new here", userId="bob")
+    sid = first["sessionId"]
+    in_redis(redis, sid, 2)
+    assert here.request("DELETE", f"/api/codex/session/{first['conversationId']}").status == 200
+    wait_until(lambda: messages(there, sid) is None, "it is gone", 15)
+    assert redis.get(key(sid)) is None
+    assert here.request("DELETE", f"/api/codex/session/{sid}").status == 404
+
+
 # ---- expiry against an append ----
 
 
