@@ -281,22 +281,29 @@ static void tell_update(struct cs_listener *listener, const struct cs_event *eve
     cs_json_free(data);
 }
 
-/* Tell the client what happens, until it goes away or the daemon ends. */
+/* Tell the client what happens, until it goes away or the daemon ends. Most of what happens is not
+ * for it: it is looked for in time, also where there is always something. */
 static void listen(struct cs_listener *listener)
 {
     struct cs_mcp_call *call = listener->call;
-    enum cs_status rc = CS_OK;
+    int64_t beat = cs_core_config(call->mcp->core)->heartbeat_ms;
+    int64_t due = cs_mono_ms() + beat;
 
     while (goes_on(call)) {
         struct cs_event event;
+        enum cs_status rc = cs_feed_next(listener->feed, due, &event, NULL);
 
-        rc = cs_feed_next(listener->feed, cs_mono_ms() + CS_LISTEN_BEAT_MS, &event, NULL);
         if (rc == CS_OK)
             tell_update(listener, &event);
         else if (rc == CS_CANCELLED)
             send_changed(listener);
-        else if (rc != CS_TIMEOUT || !cs_call_beat(call))
+        else if (rc != CS_TIMEOUT)
             break;
+        if (cs_mono_ms() < due)
+            continue;
+        if (!cs_call_beat(call))
+            break;
+        due = cs_mono_ms() + beat;
     }
 }
 

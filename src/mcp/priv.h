@@ -28,7 +28,6 @@ struct cs_feed;
 #define CS_MCP_WATCHED_MAX  64             /* resources that one session may watch */
 #define CS_QUESTIONS_MAX    8              /* that a call may have open */
 #define CS_MCP_BEAT_MS      1000           /* between two looks whether a call's client is there */
-#define CS_LISTEN_BEAT_MS   15000          /* the same of one that listens */
 #define CS_SESSION_URI      "codex-session://"
 #define CS_URI_MAX          256 /* of a conversation, with its NUL */
 

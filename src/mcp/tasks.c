@@ -37,14 +37,21 @@ static int64_t kept_ms(const struct cs_config *config)
                                     : config->ttl_seconds * 1000 + config->archive_days * 86400000;
 }
 
-/* The members of a task. */
-static void write_task(struct cs_mcp_call *call, const struct cs_turn_row *row)
+/* Whether Codex waits for what tasks/result would ask of this client. */
+static bool wants_input(const struct cs_mcp_call *call, const struct cs_turn_view *view)
+{
+    return view->approvals != NULL && view->row.status == CS_TURN_RUNNING &&
+           (call->can & CS_CAN_ELICIT) != 0;
+}
+
+/* The members of a task; @asked: it waits for input. */
+static void write_task(struct cs_mcp_call *call, const struct cs_turn_row *row, bool asked)
 {
     int64_t kept = kept_ms(cs_core_config(call->mcp->core));
     struct cs_jsonw *w = &call->w;
 
     cs_jsonw_string(w, "taskId", row->tid);
-    cs_jsonw_string(w, "status", status_of(row->status));
+    cs_jsonw_string(w, "status", asked ? "input_required" : status_of(row->status));
     if (row->error[0] != '\0')
         cs_jsonw_string(w, "statusMessage", row->error);
     cs_jsonw_time(w, "createdAt", row->started_at);
@@ -70,7 +77,7 @@ enum cs_status cs_task_begun(struct cs_mcp_call *call, const char *tid, struct c
     if (rc != CS_OK)
         return rc;
     cs_jsonw_object(&call->w, "task");
-    write_task(call, &view.row);
+    write_task(call, &view.row, wants_input(call, &view));
     cs_jsonw_end_object(&call->w);
     cs_turn_view_fini(&view);
     return CS_OK;
@@ -97,7 +104,7 @@ enum cs_status cs_mcp_tasks_get(struct cs_mcp_call *call, struct cs_err *err)
 
     if (rc != CS_OK)
         return rc;
-    write_task(call, &view.row);
+    write_task(call, &view.row, wants_input(call, &view));
     cs_turn_view_fini(&view);
     return CS_OK;
 }
@@ -137,7 +144,7 @@ enum cs_status cs_mcp_tasks_cancel(struct cs_mcp_call *call, struct cs_err *err)
     rc = find(call, cs_mono_ms() + CANCEL_MS, &view, err);
     if (rc != CS_OK)
         return rc;
-    write_task(call, &view.row);
+    write_task(call, &view.row, wants_input(call, &view));
     cs_turn_view_fini(&view);
     return CS_OK;
 }
@@ -159,7 +166,7 @@ enum cs_status cs_mcp_tasks_list(struct cs_mcp_call *call, struct cs_err *err)
     cs_jsonw_array(&call->w, "tasks");
     for (i = 0; i < count; i++) {
         cs_jsonw_object(&call->w, NULL);
-        write_task(call, &rows[i]);
+        write_task(call, &rows[i], false);
         cs_jsonw_end_object(&call->w);
     }
     cs_jsonw_end_array(&call->w);

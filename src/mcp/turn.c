@@ -90,15 +90,16 @@ static bool is_named(const struct cs_event *event, const char *name)
     return strcmp(event->name, name) == 0;
 }
 
-/* Follow turn @tid by its events. */
+/* Follow turn @tid by its events. The client is looked for in time, also where Codex never pauses:
+ * who wants no progress is sent nothing else until the end. */
 static enum followed follow(struct cs_mcp_call *call, const char *tid, struct cs_feed *feed)
 {
-    int64_t wait = CS_MCP_BEAT_MS; /* a slow turn's stream begins early */
     int64_t told = cs_mono_ms();
+    int64_t due = told + CS_MCP_BEAT_MS; /* a slow turn's stream begins early */
 
     for (;;) {
         struct cs_event event;
-        enum cs_status rc = cs_feed_next(feed, cs_mono_ms() + wait, &event, NULL);
+        enum cs_status rc = cs_feed_next(feed, due, &event, NULL);
 
         if (rc == CS_OK) {
             if (is_named(&event, "approval.requested") && cs_approval_by_result(call))
@@ -112,10 +113,10 @@ static enum followed follow(struct cs_mcp_call *call, const char *tid, struct cs
         } else if (rc != CS_TIMEOUT) {
             return ENDED; /* too slow, or shutting down: the turn itself is waited for */
         }
-        if (call->silent || (rc != CS_OK && !cs_call_beat(call)))
+        if (call->silent || ((rc == CS_CANCELLED || cs_mono_ms() >= due) && !cs_call_beat(call)))
             return OVER;
-        if (rc == CS_TIMEOUT && !cs_mcp_stateless(call))
-            wait = NEWS_MS; /* who goes away does not end the turn */
+        if (cs_mono_ms() >= due) /* with a session, who goes away does not end the turn */
+            due = cs_mono_ms() + (cs_mcp_stateless(call) ? CS_MCP_BEAT_MS : NEWS_MS);
         if (cs_mono_ms() - told >= NEWS_MS) {
             told = cs_mono_ms();
             cs_mcp_progress(call, call->progress + 1, 0, "Codex is working");
@@ -209,6 +210,7 @@ static enum cs_status answer(struct cs_mcp_call *call, const char *tid, struct c
     enum cs_status rc;
 
     cs_call_bind(call, call->watches ? NULL : tid, feed);
+    cs_approval_answer(call, tid); /* what came before a reply could wake the feed */
     cs_call_prime(call, tid);
     rc = follow_and_answer(call, tid, feed, err);
     cs_call_bind(call, NULL, NULL);

@@ -11,10 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cs/base/clock.h"
 #include "cs/base/thread.h"
 #include "cs/engine/engine.h"
 
-enum script { ANSWER, FAIL, REFUSE_MODEL, HANG, TALK, ASK };
+enum script { ANSWER, FAIL, REFUSE_MODEL, HANG, TALK, ASK, CHAT };
+
+#define CHAT_WORDS 100
+#define CHAT_MS    30 /* between two of them */
 
 struct cs_engine {
     pthread_mutex_t mutex;
@@ -195,6 +199,10 @@ static bool ask_owner(struct cs_engine_turn *turn, struct cs_engine_event *event
 
 static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event)
 {
+    if (turn->script == CHAT && turn->step < CHAT_WORDS) {
+        event_text(turn, event, CS_EVENT_DELTA, "word ");
+        return;
+    }
     if (turn->script == TALK && talk(turn, event))
         return;
     if (turn->script == ASK && ask_owner(turn, event))
@@ -234,6 +242,12 @@ enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline
             pthread_mutex_unlock(&engine->mutex);
             return cs_err_set(err, CS_TIMEOUT, NULL, "nothing yet");
         }
+    if (turn->script == CHAT && turn->step >= 2) { /* the pace of words; a cancel cuts in */
+        int64_t next = cs_mono_ms() + CHAT_MS;
+
+        while (!turn->cancelled && cs_cond_wait(&engine->changed, &engine->mutex, next))
+            continue;
+    }
     snprintf(id, sizeof id, "T%d", engine->next_turn);
     if (turn->step == 0) {
         event_text(turn, &event, CS_EVENT_THREAD,

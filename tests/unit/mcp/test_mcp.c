@@ -2,6 +2,8 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -165,17 +167,22 @@ static const char *structured(const char *member)
     return cs_json_string(cs_json_path(result(), "structuredContent", member, NULL), NULL);
 }
 
-static void initialize(const char *revision)
+static void initialize_able(const char *revision, const char *capabilities)
 {
     struct cs_mcp_head head = {0};
     char text[512];
 
     (void)snprintf(text, sizeof text,
                    "{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"initialize\",\"params\":{"
-                   "\"protocolVersion\":\"%s\",\"capabilities\":{},"
+                   "\"protocolVersion\":\"%s\",\"capabilities\":{%s},"
                    "\"clientInfo\":{\"name\":\"t\",\"version\":\"1\"}}}",
-                   revision);
+                   revision, capabilities);
     send_as(&head, NULL, text);
+}
+
+static void initialize(const char *revision)
+{
+    initialize_able(revision, "");
 }
 
 static int setup(void **state)
@@ -185,7 +192,8 @@ static int setup(void **state)
     struct cs_store_opened opened;
     struct cs_core_parts parts;
     char data_flag[128], cwd_flag[96];
-    char *argv[] = {data_flag, cwd_flag, NULL}, *envp[] = {NULL};
+    char beat_flag[] = "--heartbeat-ms=100", ask_flag[] = "--approval-timeout-ms=5000";
+    char *argv[] = {data_flag, cwd_flag, beat_flag, ask_flag, NULL}, *envp[] = {NULL};
     struct cs_err err = {0};
 
     (void)state;
@@ -195,7 +203,7 @@ static int setup(void **state)
     (void)snprintf(cwd_flag, sizeof cwd_flag, "--cwd=/tmp");
     cs_log_set_level(CS_LOG_ERROR);
     scripted_engine_init(&f->engine);
-    if (cs_config_load(&f->config, 2, argv, envp, &err) != CS_OK ||
+    if (cs_config_load(&f->config, 4, argv, envp, &err) != CS_OK ||
         cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
         fail_msg("%s", err.msg);
     parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
@@ -688,13 +696,18 @@ static void await_running(int count)
     assert_true(in_time);
 }
 
-static void start(struct parallel *one, const char *text)
+static void start_as(struct parallel *one, enum script script, const char *text)
 {
-    fixture.engine.script = HANG;
+    fixture.engine.script = script;
     one->text = text;
     cs_buf_init(&one->client.sent, 1 << 20);
     assert_int_equal(pthread_create(&one->thread, NULL, call_in_parallel, one), 0);
     await_running(1);
+}
+
+static void start(struct parallel *one, const char *text)
+{
+    start_as(one, HANG, text);
 }
 
 static void join(struct parallel *one)
@@ -863,6 +876,27 @@ static void without_sessions_who_goes_away_has_cancelled(void **state)
     await_running(0);
 }
 
+static void who_goes_away_is_missed_also_while_codex_never_pauses(void **state)
+{
+    struct parallel one = {
+        .head = {.revision = "2026-07-28", .method = "tools/call", .name = "codex"},
+        .client = {.gone = true}};
+    struct cs_turn_view view;
+    struct cs_turn_row row;
+    size_t count = 0;
+
+    (void)state;
+    start_as(&one, CHAT,
+             "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{"
+             "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}," META "}}");
+    join(&one);
+    assert_int_equal(cs_core_turns(fixture.core, 0, &row, 1, &count, NULL), CS_OK);
+    assert_int_equal(cs_turn_view(fixture.core, row.tid, cs_mono_ms() + 10000, &view, NULL), CS_OK);
+    assert_int_equal(view.row.status, CS_TURN_CANCELLED);
+    cs_turn_view_fini(&view);
+    cs_turn_row_fini(&row);
+}
+
 static void a_sealed_text_is_taken_back_only_as_it_was(void **state)
 {
     struct cs_buf sealed;
@@ -942,6 +976,144 @@ static void a_task_is_answered_at_once_and_found_by_its_id(void **state)
                         task);
     call("tools/call", "\"name\":\"codex-history\",\"task\":{}");
     assert_int_equal(code(), CS_RPC_NO_METHOD);
+    fixture.engine.script = ANSWER;
+}
+
+/* A client that answers while it is asked. */
+static bool take_and_accept(void *arg, const char *event, const char *json, size_t len)
+{
+    struct cs_json *message = NULL;
+    const char *method;
+    struct cs_mcp_head head = {.session = fixture.session};
+    struct cs_mcp_stream none = {0};
+    struct cs_mcp_answer answer;
+    char text[128];
+
+    (void)arg;
+    (void)event;
+    if (len == 0 || cs_json_parse(json, len, len, &message, NULL) != CS_OK)
+        return true;
+    method = cs_json_get_string(message, "method");
+    if (method != NULL && strcmp(method, "elicitation/create") == 0) {
+        (void)snprintf(text, sizeof text,
+                       "{\"jsonrpc\":\"2.0\",\"id\":%lld,\"result\":{\"action\":\"accept\"}}",
+                       (long long)cs_json_int(cs_json_get(message, "id"), 0));
+        cs_mcp_post(fixture.mcp, &head, text, strlen(text), &none, &answer);
+        cs_mcp_answer_fini(&answer);
+    }
+    cs_json_free(message);
+    return true;
+}
+
+static void await_status(const char *params, const char *status)
+{
+    int64_t deadline = cs_mono_ms() + 4000;
+
+    do
+        call("tasks/get", params);
+    while (strcmp(cs_json_get_string(result(), "status"), status) != 0 && cs_mono_ms() < deadline);
+    assert_string_equal(cs_json_get_string(result(), "status"), status);
+}
+
+static void a_task_says_that_codex_asks_and_takes_the_quickest_answer(void **state)
+{
+    struct cs_mcp_head head = {.session = fixture.session};
+    struct cs_mcp_stream stream = {.send = take_and_accept};
+    struct cs_mcp_answer answer;
+    char params[64], text[256];
+
+    (void)state;
+    initialize_able(SESSIONS_ERA, "\"elicitation\":{}");
+    memcpy(fixture.session, got.session, sizeof fixture.session);
+    fixture.engine.script = ASK;
+    fixture.engine.asks = 1;
+    fixture.engine.ask_kind = "patch";
+    fixture.engine.ask_text = "{\"changes\":[{\"path\":\"/tmp/in.txt\",\"kind\":{}}]}";
+    call("tools/call", "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\","
+                       "\"approval-policy\":\"on-request\"},\"task\":{}");
+    (void)snprintf(params, sizeof params, "\"taskId\":\"%s\"",
+                   cs_json_string(cs_json_path(result(), "task", "taskId", NULL), NULL));
+    await_status(params, "input_required");
+    (void)snprintf(text, sizeof text,
+                   "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tasks/result\",\"params\":{%s}}",
+                   params);
+    cs_mcp_post(fixture.mcp, &head, text, strlen(text), &stream, &answer);
+    keep(&answer, NULL);
+    assert_string_equal(structured("content"), "1+");
+    await_status(params, "completed");
+    fixture.engine.script = ANSWER;
+}
+
+/* ---- listeners ---- */
+
+struct listening {
+    pthread_t thread;
+    atomic_bool there, left;
+};
+
+static bool still_there(void *arg)
+{
+    struct listening *listening = arg;
+
+    return atomic_load(&listening->there);
+}
+
+static bool send_nothing(void *arg, const char *event, const char *json, size_t len)
+{
+    (void)event;
+    (void)json;
+    (void)len;
+    return still_there(arg);
+}
+
+static void *listen_to_news(void *arg)
+{
+    struct listening *listening = arg;
+    struct cs_mcp_head head = {.session = fixture.session};
+    struct cs_mcp_stream stream = {.send = send_nothing, .beat = still_there, .arg = arg};
+    struct cs_mcp_answer answer;
+
+    cs_mcp_listen(fixture.mcp, &head, &stream, &answer);
+    cs_mcp_answer_fini(&answer);
+    atomic_store(&listening->left, true);
+    return NULL;
+}
+
+static bool anybody_listens(void)
+{
+    bool anybody;
+
+    pthread_mutex_lock(&fixture.mcp->mutex);
+    anybody = fixture.mcp->listeners != NULL;
+    pthread_mutex_unlock(&fixture.mcp->mutex);
+    return anybody;
+}
+
+/* Its events never leave the listener the pause of a heartbeat. */
+static void a_listener_that_left_is_missed_however_much_happens(void **state)
+{
+    struct listening listening;
+    struct cs_turn_row row;
+    size_t count = 0;
+    bool talks = true;
+
+    (void)state;
+    atomic_init(&listening.there, true);
+    atomic_init(&listening.left, false);
+    fixture.engine.script = CHAT;
+    call("tools/call", "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},\"task\":{}");
+    assert_int_equal(pthread_create(&listening.thread, NULL, listen_to_news, &listening), 0);
+    while (!anybody_listens())
+        call("ping", "");
+    atomic_store(&listening.there, false);
+    while (talks && !atomic_load(&listening.left)) {
+        assert_int_equal(cs_core_turns(fixture.core, 0, &row, 1, &count, NULL), CS_OK);
+        talks = row.status == CS_TURN_RUNNING;
+        cs_turn_row_fini(&row);
+    }
+    assert_int_equal(pthread_join(listening.thread, NULL), 0);
+    assert_true(talks); /* it left before there was a pause */
+    cancel_newest();
     fixture.engine.script = ANSWER;
 }
 
@@ -1026,10 +1198,13 @@ int main(void)
         cmocka_unit_test(results_tell_their_type_and_how_long_they_hold),
         cmocka_unit_test(the_name_in_the_header_may_be_encoded),
         cmocka_unit_test(without_sessions_who_goes_away_has_cancelled),
+        cmocka_unit_test(who_goes_away_is_missed_also_while_codex_never_pauses),
         cmocka_unit_test(a_sealed_text_is_taken_back_only_as_it_was),
         cmocka_unit_test(a_session_watches_a_bounded_number_of_resources),
         cmocka_unit_test(an_unknown_resource_is_named_in_the_error),
         cmocka_unit_test(a_task_is_answered_at_once_and_found_by_its_id),
+        cmocka_unit_test(a_task_says_that_codex_asks_and_takes_the_quickest_answer),
+        cmocka_unit_test(a_listener_that_left_is_missed_however_much_happens),
         cmocka_unit_test(every_failed_allocation_is_answered),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
