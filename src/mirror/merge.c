@@ -231,6 +231,24 @@ static enum cs_status apply_value(struct compare *c, const char *text, size_t le
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
+/* Whether the value that was brought here holds all that its vector names. What it does not, no
+ * further try would bring. */
+static enum cs_status check_whole(struct compare *c, const struct cs_tail *tail, enum outcome *out,
+                                  struct cs_err *err)
+{
+    const struct cs_mirror_port *port = &c->mirror->options.port;
+    struct cs_mirror_local local = {0};
+    struct cs_vector vv = {0};
+    enum cs_status rc = port->load(port->arg, c->sid, &local, NULL, NULL, err);
+
+    if (rc == CS_OK && local.known && cs_vector_read(tail->vv, &vv, NULL) == CS_OK &&
+        !cs_vector_le(&vv, &local.vv))
+        *out = aside(c, "its value in Redis names messages that it does not hold");
+    cs_vector_fini(&vv);
+    cs_mirror_local_fini(&local);
+    return rc;
+}
+
 /* The value, unless it is too large to be a session: that is the session's trouble alone. */
 static enum cs_status get_value(struct compare *c, struct cs_reply **out_reply, struct cs_err *err)
 {
@@ -269,6 +287,8 @@ static enum cs_status pull_value(struct compare *c, enum outcome *out, struct cs
         rc = cs_tail_parse(text, len, &tail, err);
     if (rc == CS_OK && text != NULL && tail.kind == CS_TAIL_OURS) {
         rc = apply_value(c, text, len, &tail, &why);
+        if (rc == CS_OK)
+            rc = check_whole(c, &tail, out, &why);
         if (rc == CS_INVALID || rc == CS_TOO_LARGE) { /* its fault, not ours */
             *out = aside(c, why.msg);
             rc = CS_OK;

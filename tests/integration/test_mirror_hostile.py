@@ -10,7 +10,9 @@ import pytest
 from support.between import Between
 from support.codex_home import write_codex_home
 from support.daemon import instant_codex
-from support.hosts import alike, drained, key, messages, on, plain_session, state, sync
+from support.hosts import (
+    alike, drained, in_redis, is_set_aside, key, messages, on, plain_session, state, sync,
+)
 from support.model_server import ModelServer
 from support.process import SLOWNESS, status_kb, wait_until
 from support.redis import Redis
@@ -282,6 +284,23 @@ def live_through(world, *poisons):
 
 def test_poisoned_values_harm_their_sessions_alone_and_no_message(world):
     live_through(world, *POISON)
+
+
+def test_a_value_that_names_more_than_it_holds_is_not_fetched_for_ever(world):
+    host, other, redis, line = world.alpha, world.beta, world.redis, world.line
+    sid, fine = (host.ask(text)["sessionId"] for text in ("one", "another"))
+    on(other, sid, 2)
+    tail_that_lies(redis, sid)
+    host.go_on(sid, "two")
+    is_set_aside(host, sid, "names messages that it does not hold")
+    before = line.count("GET")
+    for n in range(5):
+        host.go_on(fine, f"on {n}")
+        in_redis(redis, fine, 4 + 2 * n)
+    assert line.count("GET") <= before + 3  # a comparison for the answer may still have been under way
+    redis.call("DEL", key(sid))
+    drained(host)
+    alike(host, other, sid=sid, count=4)
 
 
 def test_values_that_would_fill_the_memory_do_not(world):
