@@ -25,6 +25,7 @@ struct act {
     const char *text;
     size_t len;
     struct cs_jsonw w;                 /* within the answer's object, after what every answer has */
+    bool entered;                      /* a subscription's share of the streams is taken */
     struct cs_ws_subscription *opened; /* its events come after the answer; NULL: none */
 };
 
@@ -130,6 +131,7 @@ static void *run_subscription(void *arg)
     subscription->feed = NULL;
     pthread_mutex_unlock(&subscription->ws->feeds);
     cs_feed_close(feed);
+    cs_stream_leave(subscription->ws->rq->http);
     send_end(subscription, reason, &out);
     cs_buf_fini(&out);
     atomic_store(&subscription->done, true);
@@ -176,16 +178,22 @@ static struct cs_ws_subscription *find(struct cs_ws *ws, const char *id)
     return found;
 }
 
-static enum cs_status free_place(struct cs_ws *ws, const char *id,
-                                 struct cs_ws_subscription **out_place, struct cs_err *err)
+/* A place for a subscription, which is a stream as others are. */
+static enum cs_status free_place(struct act *act, struct cs_ws_subscription **out_place,
+                                 struct cs_err *err)
 {
-    if (find(ws, id) != NULL)
+    struct cs_ws *ws = act->ws;
+
+    if (find(ws, request_id(act)) != NULL)
         return cs_err_set(err, CS_CONFLICT, "subscription_exists",
                           "There is a subscription with this id");
     for (size_t i = 0; i < CS_WS_SUBSCRIPTIONS_MAX; i++) {
         if (ws->subscriptions[i].ws == NULL) {
+            enum cs_status rc = cs_stream_enter(ws->rq->http, err);
+
+            act->entered = rc == CS_OK;
             *out_place = &ws->subscriptions[i];
-            return CS_OK;
+            return rc;
         }
     }
     return cs_err_set(err, CS_BUSY, "too_many_subscriptions", "A connection has at most %d",
@@ -218,6 +226,7 @@ static void start_subscription(struct cs_ws *ws, struct cs_ws_subscription *plac
         return;
     cs_buf_init(&out, OUT_MAX);
     cs_feed_close(place->feed);
+    cs_stream_leave(ws->rq->http);
     send_end(place, "too_many_subscriptions", &out);
     cs_buf_fini(&out);
     place->ws = NULL;
@@ -248,11 +257,14 @@ static enum cs_status subscribe(struct act *act, struct cs_err *err)
         .after = cs_json_int(after, -1),
     };
     struct cs_ws_subscription *place;
-    enum cs_status rc = free_place(act->ws, request_id(act), &place, err);
+    bool stale;
+    enum cs_status rc = free_place(act, &place, err);
 
     if (rc == CS_OK && after != NULL && filter.after < 0)
         rc = cs_err_set(err, CS_INVALID, "invalid_last_event_id",
                         "lastEventId must be a whole number, not negative");
+    if (rc == CS_OK && filter.identifier != NULL)
+        cs_core_refresh(act->ws->rq->http->core, filter.identifier, &stale);
     if (rc == CS_OK)
         rc = open_subscription(act, place, &filter, err);
     return rc;
@@ -313,7 +325,7 @@ static enum cs_status prompt(struct act *act, struct cs_err *err)
 
     cs_buf_init(&joined, CONTEXT_MAX);
     if (cs_json_bool(cs_json_get(act->body, "stream"), true))
-        rc = free_place(act->ws, request_id(act), &place, err);
+        rc = free_place(act, &place, err);
     if (rc == CS_OK)
         rc = cs_fields_read(act->body, identifier_of(act->body) != NULL, &request, &joined, err);
     if (rc == CS_OK) {
@@ -412,5 +424,7 @@ void cs_ws_act(struct cs_ws *ws, const char *text, size_t len)
     cs_buf_fini(&out);
     if (act.opened != NULL)
         start_subscription(ws, act.opened);
+    else if (act.entered)
+        cs_stream_leave(ws->rq->http);
     cs_json_free(body);
 }

@@ -12,6 +12,7 @@ import websockets
 from conftest import daemons
 from support import wire
 from support.daemon import instant_codex
+from support.hosts import drained
 from support.process import SLOWNESS, wait_until
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455
@@ -430,6 +431,38 @@ def test_a_connection_has_so_many_subscriptions_and_no_more(fast):
         return await client.ask("subscribe", "one more")
 
     assert talk(fast, play)["success"]
+
+
+def test_a_subscription_takes_its_share_of_the_streams(make_daemon):
+    daemon = make_daemon(codex=instant_codex(), engine="app-server", args=["--max-streams", "3"]).start()
+
+    async def play(client):
+        for number in range(5):  # what is refused takes no share
+            refused = await client.ask("subscribe", f"r{number}", sessionId="nobody")
+            assert refused["code"] == "session_not_found"
+        assert (await client.ask("subscribe", "one"))["success"]
+        assert (await client.ask("subscribe", "two"))["success"]
+        assert (await client.ask("subscribe", "three"))["code"] == "too_many_streams"
+        assert (await client.ask("prompt", "p", prompt="unheard"))["code"] == "too_many_streams"
+        assert daemon.stats()["totalConversations"] == 0  # it was not begun
+        await client.socket.send(json.dumps({"type": "unsubscribe", "id": "u", "subscription": "one"}))
+        await client.next(), await client.next()
+        return await client.ask("subscribe", "three")
+
+    assert talk(daemon, play)["success"]
+
+
+def test_a_session_that_only_another_host_knows_can_be_subscribed_to(make_host):
+    here, there = make_host("here"), make_host("there")
+    made = here.ask("of somebody else", userId="berta")
+    drained(here)
+
+    async def play(client):
+        reply = await client.ask("subscribe", "s", sessionId=made["sessionId"], lastEventId=0)
+        assert reply["success"], reply
+        return [await client.next(), await client.next()]
+
+    assert names(talk(there, play)) == ["turn.started", "turn.completed"]
 
 
 def test_the_same_prompt_with_its_key_runs_once(fast):
