@@ -361,14 +361,15 @@ void cs_mirror_lease_end(struct cs_mirror *mirror, const char *sid)
     pthread_mutex_unlock(&mirror->mutex);
 }
 
-/* The next lease that is due for renewing, or over; a copy. */
-static bool next_due(struct cs_mirror *mirror, int64_t now, struct cs_held *out)
+/* The next lease that is due for renewing, or with @over one that is over; a copy. */
+static bool next_due(struct cs_mirror *mirror, bool over, struct cs_held *out)
 {
+    int64_t now = cs_mono_ms();
     struct cs_held *held;
 
     pthread_mutex_lock(&mirror->mutex);
     for (held = mirror->held; held != NULL; held = held->next)
-        if (held->asked && (held->ended || held->renew_at <= now))
+        if (held->asked && (held->ended ? over : held->renew_at <= now))
             break;
     if (held != NULL) {
         held->renew_at = now + RENEW_MS;
@@ -391,26 +392,40 @@ bool cs_may_write(const struct cs_mirror *mirror)
     return mirror->push_after <= cs_mono_ms();
 }
 
-/* Renew what is held, release what is over and was not released with a push. */
-static enum cs_status tend_leases(struct cs_mirror *mirror, struct cs_err *err)
+/* Renew it, or release it if it is over. What is wrong with its key alone is no error. */
+static enum cs_status tend_lease(struct cs_mirror *mirror, const struct cs_held *held,
+                                 struct cs_err *err)
+{
+    struct cs_script_reply reply = {0};
+    struct cs_err why = {0};
+    enum cs_status rc = CS_OK;
+    int tries;
+
+    for (tries = 0; tries < 2; tries++) {
+        cs_err_clear(&why);
+        rc = held->ended
+                 ? cs_lease_release_append(mirror->redis, held->sid, held->token, &why)
+                 : cs_lease_renew_append(mirror->redis, held->sid, held->token, mirror->host, &why);
+        if (rc == CS_OK)
+            rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
+        if (rc == CS_OK || cs_redis_class(&why) != CS_REDIS_NOSCRIPT)
+            break; /* else once more, with its text */
+    }
+    cs_script_reply_free(&reply);
+    if (rc != CS_OK && cs_ends_step(mirror, &why))
+        return cs_err_set(err, why.status, why.code, "%s", why.msg);
+    return CS_OK;
+}
+
+/* Renew what is held; with @over, release what is over and was not released with a push. */
+static enum cs_status tend_leases(struct cs_mirror *mirror, bool over, struct cs_err *err)
 {
     struct cs_held held;
     enum cs_status rc = CS_OK;
 
-    while (rc == CS_OK && next_due(mirror, cs_mono_ms(), &held)) {
-        struct cs_script_reply reply = {0};
-        struct cs_err why = {0};
-
-        rc = held.ended
-                 ? cs_lease_release_append(mirror->redis, held.sid, held.token, &why)
-                 : cs_lease_renew_append(mirror->redis, held.sid, held.token, mirror->host, &why);
-        if (rc == CS_OK)
-            rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
-        cs_script_reply_free(&reply);
-        if (rc != CS_OK && cs_ends_step(mirror, &why))
-            return cs_err_set(err, why.status, why.code, "%s", why.msg);
-        rc = CS_OK;
-        if (held.ended)
+    while (rc == CS_OK && next_due(mirror, over, &held)) {
+        rc = tend_lease(mirror, &held, err);
+        if (rc == CS_OK && held.ended)
             cs_lease_released(mirror, held.sid);
     }
     return rc;
@@ -521,7 +536,12 @@ static void finish_ask(struct cs_mirror *mirror, struct cs_ask *ask)
 void cs_mirror_serve(struct cs_mirror *mirror)
 {
     struct cs_ask **link, *ask;
+    struct cs_err err = {0};
 
+    /* a long step must not cost a turn its lease; if this fails, the step's next request does */
+    if (cs_redis_connected(mirror->redis) && cs_redis_owed(mirror->redis) == 0 &&
+        cs_may_write(mirror))
+        (void)!tend_leases(mirror, false, &err);
     for (;;) {
         pthread_mutex_lock(&mirror->mutex);
         for (link = &mirror->asks; *link != NULL && (*link)->kind == CS_ASK_SYNC;)
@@ -782,7 +802,7 @@ static enum cs_status push(struct cs_mirror *mirror, struct cs_err *err)
     if (rc == CS_OK)
         note_time(mirror, &mirror->figures.last_push);
     if (rc == CS_OK)
-        rc = tend_leases(mirror, &why);
+        rc = tend_leases(mirror, true, &why);
     if (rc == CS_OK)
         return CS_OK;
     if (cs_redis_owed(mirror->redis) > 0)
@@ -979,7 +999,7 @@ static void *run(void *arg)
 
         mirror->push_all = true;
         (void)!cs_push_news(mirror, &err); /* what a drained turn left */
-        (void)!tend_leases(mirror, &err);
+        (void)!tend_leases(mirror, true, &err);
     }
     pthread_mutex_lock(&mirror->mutex);
     mirror->ended = true;

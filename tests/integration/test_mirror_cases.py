@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -433,6 +434,29 @@ def test_a_lease_is_held_for_as_long_as_its_turn_runs(make_host, redis):
                 assert reply.status == 409
                 refused += 1
         assert slow.result()["success"] is True and refused > 60
+
+
+@pytest.mark.long
+def test_a_lease_is_held_while_much_else_is_to_be_said_to_a_slow_redis(make_host, redis):
+    with Between(redis.port) as line:
+        host = make_host("alpha", url=line.url)
+        sid, *others = (host.ask(f"number {n}")["sessionId"] for n in range(200))
+        drained(host)
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(host.go_on, sid, "[[delay 70000]] two", timeoutMs=120_000)
+            wait_until(lambda: lease(redis, sid), "the lease", 10)
+            redis.call("DEL", *map(key, others))
+            redis.call("SCRIPT", "FLUSH")
+            line.rule = lambda words: time.sleep(0.5 if words[0].startswith(b"EVAL") else 0)
+            host.post("/api/codex/sync", {"waitMs": 0})
+            began = time.monotonic()
+            while time.monotonic() - began < 65:
+                assert lease(redis, sid), f"it lapsed after {time.monotonic() - began:.0f} s"
+                assert not slow.done()
+                time.sleep(1)
+            assert len(redis.call("KEYS", "codex:session:*")) < 200, "it was not busy all the time"
+            line.rule = None
+            slow.result()
 
 
 def test_a_lease_that_another_one_took_is_neither_renewed_nor_released(make_host, redis):
