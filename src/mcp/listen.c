@@ -12,13 +12,17 @@
  *
  * The id of an event says all that is needed to go on: a digest of the session that it belongs to,
  * the turn, and the id of the request in hex. So nothing is kept for it, and it holds over restarts
- * of the daemon. */
+ * of the daemon. The mark ahead of the request tells whether it owns the turn or only watches it.
+ */
 
 #define DIGEST_HEX 16  /* digits */
 #define EVENT_MAX  640 /* of an event id, with its NUL */
+#define OWNS       '.'
+#define WATCHES    '-'
 
 struct place {
     char tid[CS_UUID_MAX];
+    bool watches;
     char id[CS_MCP_ID_MAX];
 };
 
@@ -40,7 +44,7 @@ static bool write_place(const char *session, const struct place *place, char out
     if (!digest(session, mark))
         return false;
     cs_hex(place->id, strlen(place->id), hex);
-    n = snprintf(out, cap, "%s.%s.%s", mark, place->tid, hex);
+    n = snprintf(out, cap, "%s.%s%c%s", mark, place->tid, place->watches ? WATCHES : OWNS, hex);
     return n > 0 && (size_t)n < cap;
 }
 
@@ -76,11 +80,13 @@ static bool read_place(const char *event, const char *session, struct place *out
     char mark[DIGEST_HEX + 1];
     size_t tid = DIGEST_HEX + 1, id = tid + CS_UUID_MAX;
 
-    if (strlen(event) <= id || event[DIGEST_HEX] != '.' || event[id - 1] != '.' ||
-        !digest(session, mark) || strncmp(event, mark, DIGEST_HEX) != 0)
+    if (strlen(event) <= id || event[DIGEST_HEX] != '.' ||
+        (event[id - 1] != OWNS && event[id - 1] != WATCHES) || !digest(session, mark) ||
+        strncmp(event, mark, DIGEST_HEX) != 0)
         return false;
     memcpy(out->tid, event + tid, CS_UUID_MAX - 1);
     out->tid[CS_UUID_MAX - 1] = '\0';
+    out->watches = event[id - 1] == WATCHES;
     return cs_uuid_valid(out->tid) && read_id(event + id, out->id);
 }
 
@@ -94,6 +100,7 @@ void cs_call_prime(struct cs_mcp_call *call, const char *tid)
         call->resumed[0] != '\0')
         return;
     memcpy(place.tid, tid, sizeof place.tid);
+    place.watches = call->watches;
     memcpy(place.id, call->id, sizeof place.id);
     cs_buf_init(&nothing, 0);
     if (write_place(call->session->id, &place, event, sizeof event))
@@ -102,7 +109,11 @@ void cs_call_prime(struct cs_mcp_call *call, const char *tid)
 
 static enum cs_status answer_turn(struct cs_mcp_call *call, struct cs_err *err)
 {
-    return cs_turn_answer(call, call->resumed, err);
+    enum cs_status rc = cs_turn_answer(call, call->resumed, err);
+
+    if (rc == CS_OK && call->watches)
+        cs_task_name(call, call->resumed);
+    return rc;
 }
 
 /* Answer what the broken stream was to answer. A session of an earlier start of the daemon has
@@ -119,6 +130,7 @@ static void resume(struct cs_mcp_call *call)
     }
     memcpy(call->id, place.id, sizeof call->id);
     memcpy(call->resumed, place.tid, sizeof call->resumed);
+    call->watches = place.watches;
     cs_call_run(call, NULL, answer_turn);
 }
 

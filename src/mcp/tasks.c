@@ -83,6 +83,15 @@ enum cs_status cs_task_begun(struct cs_mcp_call *call, const char *tid, struct c
     return CS_OK;
 }
 
+void cs_task_name(struct cs_mcp_call *call, const char *tid)
+{
+    cs_jsonw_object(&call->w, "_meta");
+    cs_jsonw_object(&call->w, "io.modelcontextprotocol/related-task");
+    cs_jsonw_string(&call->w, "taskId", tid);
+    cs_jsonw_end_object(&call->w);
+    cs_jsonw_end_object(&call->w);
+}
+
 /* ---- the methods ---- */
 
 /* The turn that params.taskId names; waits for its end until @deadline. */
@@ -119,14 +128,9 @@ enum cs_status cs_mcp_tasks_result(struct cs_mcp_call *call, struct cs_err *err)
     cs_turn_view_fini(&view);
     call->watches = true;
     rc = cs_turn_answer(call, call->name, err);
-    if (rc != CS_OK)
-        return rc;
-    cs_jsonw_object(&call->w, "_meta");
-    cs_jsonw_object(&call->w, "io.modelcontextprotocol/related-task");
-    cs_jsonw_string(&call->w, "taskId", call->name);
-    cs_jsonw_end_object(&call->w);
-    cs_jsonw_end_object(&call->w);
-    return CS_OK;
+    if (rc == CS_OK)
+        cs_task_name(call, call->name);
+    return rc;
 }
 
 enum cs_status cs_mcp_tasks_cancel(struct cs_mcp_call *call, struct cs_err *err)

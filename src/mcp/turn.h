@@ -18,5 +18,7 @@ CS_MUST_USE enum cs_status cs_task_begun(struct cs_mcp_call *call, const char *t
                                          struct cs_err *err);
 /** Write the result of a tool whose turn has ended. */
 void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view);
+/** Write which task the result is of. */
+void cs_task_name(struct cs_mcp_call *call, const char *tid);
 
 #endif
