@@ -433,19 +433,11 @@ static enum cs_status insert_message(struct cs_db *db, struct applying *a,
         .turn = from->turn,
         .frag = from->frag,
         .len = from->len,
+        .stub = change->text != NULL,
     };
     enum cs_replica_outcome outcome = CS_REPLICA_KNOWN;
-    struct cs_vector vv = {0};
-    bool stub = change->text != NULL;
-    enum cs_status rc = CS_OK;
+    enum cs_status rc = cs_replica_insert(db, session, &message, change->number, &outcome, err);
 
-    if (stub) { /* whoever has the whole message keeps it */
-        rc = cs_replica_vector(db, session, &vv, err);
-        stub = cs_vector_get(&vv, message.origin) >= message.seq;
-        cs_vector_fini(&vv);
-    }
-    if (rc == CS_OK && !stub)
-        rc = cs_replica_insert(db, session, &message, change->number, &outcome, err);
     if (rc != CS_OK)
         return rc;
     if (outcome == CS_REPLICA_ADDED || outcome == CS_REPLICA_FORKED) {

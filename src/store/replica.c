@@ -589,7 +589,8 @@ static enum cs_status last_of(struct cs_db *db, int64_t session, int64_t origin,
     return status;
 }
 
-/* Whether the message that has this place is the same in every byte. */
+/* Whether the message that has this place is the same in every byte; a stub is the same as the
+ * whole message whose place it has, so that whoever has that one keeps it. */
 static enum cs_status is_same(struct cs_db *db, int64_t session,
                               const struct cs_replica_message *message, bool *out_same,
                               struct cs_err *err)
@@ -609,7 +610,7 @@ static enum cs_status is_same(struct cs_db *db, int64_t session,
 
         same = cs_sql_get_int(&q, 0) == message->parent_origin &&
                cs_sql_get_int(&q, 1) == message->parent_seq && frag != NULL &&
-               len == message->len && memcmp(frag, message->frag, len) == 0;
+               (message->stub || (len == message->len && memcmp(frag, message->frag, len) == 0));
     }
     status = cs_sql_end(&q, "compare a message", err);
     if (status == CS_OK)

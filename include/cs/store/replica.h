@@ -24,6 +24,7 @@ struct cs_replica_message {
     const char *turn; /* turn id, or NULL */
     const char *frag; /* the JSON object */
     size_t len;
+    bool stub; /* it stands for a message that is too large to be shared */
 };
 
 /** Marks of a session; a session without a row has none. */

@@ -177,6 +177,27 @@ static void a_host_that_went_back_in_time_numbers_anew(void **state)
     cs_vector_fini(&vector);
 }
 
+static void a_stub_stands_for_one_message_and_not_for_its_number(void **state)
+{
+    struct fixture *f = *state;
+    int64_t session = add_session(f, 1), origin = own_origin(f);
+    struct cs_replica_message stub = {
+        .origin = origin, .seq = 1, .frag = "{\"type\":\"user\",\"content\":\"\"}", .stub = true};
+    struct cs_vector vector;
+
+    (void)add_message(f, session, CS_MESSAGE_USER, "the whole message", NULL, 1);
+    stub.hlc = newest_hlc(f, session);
+    assert_int_equal(CS_REPLICA_KNOWN, insert(f, session, stub));
+
+    stub.hlc--; /* of what this host wrote there before it went back in time */
+    assert_int_equal(CS_REPLICA_FORKED, insert(f, session, stub));
+    vector = vector_of(f, session);
+    assert_int_equal(2, vector.count);
+    assert_int_equal(1, cs_vector_get(&vector, origin));
+    cs_vector_fini(&vector);
+    assert_sound(f);
+}
+
 static void numbers_that_others_know_and_we_do_not_are_not_used_again(void **state)
 {
     struct fixture *f = *state;
@@ -464,6 +485,7 @@ int main(void)
         CASE(a_hole_in_an_origin_is_not_made),
         CASE(other_bytes_under_another_hosts_number_are_refused),
         CASE(a_host_that_went_back_in_time_numbers_anew),
+        CASE(a_stub_stands_for_one_message_and_not_for_its_number),
         CASE(numbers_that_others_know_and_we_do_not_are_not_used_again),
         CASE(a_deleted_session_that_returns_uses_no_number_of_its_tombstone),
         CASE(both_branches_are_shown_and_the_left_one_has_a_badge),
