@@ -400,8 +400,10 @@ void check_read(struct host *host, int number)
     check_redis(false);
     (void)host_vector(host, session_name(number, sid), &vv);
     if (sessions[number].shown && !sessions[number].foreign && !is_live_on(host, number) &&
-        !cs_vector_le(&sessions[number].vv, &vv))
+        !cs_vector_le(&sessions[number].vv, &vv)) {
         sim_fail("read-through: host %d did not read s%d", host->index, number);
+        show_session(number);
+    }
     cs_vector_fini(&vv);
 }
 

@@ -249,11 +249,14 @@ static enum cs_status look_at(void *arg, const struct cs_replica_message *messag
 
     (void)err;
     if (message->seq != cs_vector_get(&look->vv, message->origin) + 1)
-        sim_fail("4: host %d has a hole in s%d", look->host->index, look->session);
+        sim_fail("4: host %d has a hole in s%d: %016" PRIx64 ".%" PRId64 " follows .%" PRId64,
+                 look->host->index, look->session, (uint64_t)message->origin, message->seq,
+                 cs_vector_get(&look->vv, message->origin));
     if (message->hlc < look->hlc || (message->hlc == look->hlc && message->origin < look->origin))
         sim_fail("3: host %d has s%d out of order", look->host->index, look->session);
     if (number >= 0 && seen[number] == looks && !sessions[look->session].replayed)
-        sim_fail("2: host %d has a message of s%d twice", look->host->index, look->session);
+        sim_fail("2: host %d has a message of s%d twice: #%d#, as %016" PRIx64 ".%" PRId64,
+                 look->host->index, look->session, number, (uint64_t)message->origin, message->seq);
     if (number >= 0) {
         seen[number] = looks;
         check_fact(look, message, &facts[number]);
