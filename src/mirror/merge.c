@@ -612,8 +612,6 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
         rc = after_put(c, &putting, &reply, out, err);
     if (rc == CS_OK && reply.verdict == CS_VERDICT_OK)
         rc = cs_changes_apply(c->mirror, &changes, err);
-    else if (reply.verdict == CS_VERDICT_DUP)
-        *out = AGAIN; /* somebody took it over before: it is one of ours now */
 
 out:
     if (meta.user != c->local.meta.user)

@@ -3,11 +3,12 @@
 -- ARGV  1 session id  2 time to live (s; 0: none)  3 prefix  4 messages  5 their vector
 --       6 state: `,"lastUsedAt":"…",…`  7 version of the prefix  8 note for the log, or ''
 --       9 limit of the user, or 0  10 stamp to heal with, or 0 for activity
---       11 SHA-1 of the foreign value that may be replaced, or ''  12 token of the lease, or ''
+--       11 SHA-1 of the foreign value that is replaced, or ''  12 token of the lease, or ''
 -- Reply {OK, anew, length, entry id, '', {evicted session id…}}   anew 1: the log may have been gone
 --       {DUP, 0, 0, '', vector}              Redis has the same; nothing written
 --       {TOMB|STALE, 0, 0, '', vector}       Redis knows of more; nothing written
---       {FOREIGN|PROTOCOL|WIDE|LARGE|EXPIRED}   nothing written
+--       {FOREIGN|PROTOCOL|WIDE|LARGE|EXPIRED}   nothing written; FOREIGN also when the value that
+--                was to be replaced is gone: a late import would add its messages once more
 --       {FULL}   these messages were evicted just now, or (healing) fresher sessions use up the
 --                limit; the session is not in Redis
 -- A new session calls MGET, GETRANGE, SRANDMEMBER (with a limit SMEMBERS), EXISTS, XADD, SET, SET,
@@ -71,7 +72,10 @@ end
 local t, why = read_tail(KEYS[1])
 if t and call('STRLEN', KEYS[1]) ~= t.L then t, why = nil, 'TORN' end -- nobody can read it
 if why == 'PROTOCOL' then return {why} end
-if why == 'FOREIGN' and redis.sha1hex(call('GET', KEYS[1])) ~= ARGV[11] then return {why} end
+if (why == 'FOREIGN' or ARGV[11] ~= '') and
+    redis.sha1hex(call('GET', KEYS[1]) or '') ~= ARGV[11] then
+  return {'FOREIGN'}
+end
 if why == 'MISS' and marks[2] then
   local version, vector = marks[2]:match('^(%d+) (.*)$')
   if version and covers(argument_vector(vector) or {}, new) and not less(version, mv) then
