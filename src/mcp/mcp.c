@@ -221,7 +221,9 @@ static enum cs_status check_session(struct cs_mcp_call *call, struct cs_err *err
                     "This session has ended: initialize again");
     call->revision = call->session->revision;
     call->can = call->session->can;
+    pthread_mutex_lock(&call->mcp->mutex);
     call->log_level = call->session->log_level;
+    pthread_mutex_unlock(&call->mcp->mutex);
     return CS_OK;
 }
 
