@@ -190,6 +190,10 @@ enum cs_status cs_event_lasting(struct cs_db *db, const struct cs_message_row *r
         return cs_err_nomem(err);
     if (rc != CS_OK)
         return CS_OK; /* another host's message that nobody can read: no reason to stop here */
+    if (cs_json_bool(cs_json_get(message, "forked"), false)) { /* that turn ran elsewhere */
+        cs_json_free(message);
+        return CS_OK;
+    }
     cs_buf_reset(out);
     cs_jsonw_init(&w, out);
     rc = render_lasting(&w, db, row, message, err);

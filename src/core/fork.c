@@ -46,6 +46,7 @@ static enum cs_status copy(struct cs_db *db, struct fork *fork,
             .content = item->text,
             .content_len = item->len,
             .turn = tid,
+            .extra = "\"forked\":true",
             .at = fork->now,
         };
 

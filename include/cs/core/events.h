@@ -16,6 +16,8 @@
  *   turn.failed         lasting: {…, "status", "code", "error"}; passing only when the disk refuses
  * it
  *
+ * What a fork copies is no event: nothing happened anew.
+ *
  * Every event's data is a JSON object that begins with sessionId, conversationId, userId and
  * turnId.
  *

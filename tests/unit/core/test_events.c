@@ -792,6 +792,29 @@ static void nothing_is_lost_or_given_twice_while_many_write_and_listeners_come_a
     end_hanging(turn);
 }
 
+static void what_a_fork_copies_is_no_event(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("once");
+    struct cs_session fork;
+    struct cs_feed *feed;
+    char sid[CS_UUID_MAX];
+
+    run(f, &request, sid);
+    feed = listen_to(f, (struct cs_feed_filter){.after = 0});
+    assert_int_equal(cs_core_fork(f->core, sid, &fork, NULL), CS_OK);
+    (void)expect(feed, "turn.started", "once");
+    (void)expect(feed, "turn.completed", sid);
+    expect_none(feed);
+    request = ask("in the fork");
+    request.continued = true;
+    request.identifier = fork.sid;
+    run(f, &request, NULL);
+    (void)expect(feed, "turn.started", fork.sid);
+    cs_feed_close(feed);
+    cs_session_fini(&fork);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -804,6 +827,7 @@ int main(void)
         CASE(what_cannot_be_listened_to_is_refused),
         CASE(a_deleted_session_is_passed_over_and_loses_nobody_his_place),
         CASE(what_was_rolled_back_and_contexts_are_no_events),
+        CASE(what_a_fork_copies_is_no_event),
         CASE(messages_of_other_hosts_are_events_too),
         CASE(a_slow_reader_is_told_so_and_can_come_back),
         CASE(lasting_events_wait_in_the_store_however_many),
