@@ -374,14 +374,47 @@ enum cs_status cs_replica_set_cursor(struct cs_db *db, const char *name, const c
     return cs_sql_run(&q, "keep a cursor", err);
 }
 
+/* Where the messages of @sid begin that Redis never took: at the first behind the cursor of pushes,
+ * or with this start's origin. *out_hlc stays when there is none. */
+static enum cs_status unsent_from(struct cs_db *db, const char *sid, bool forked, int64_t *out_hlc,
+                                  struct cs_err *err)
+{
+    int64_t session = 0, upto = 0;
+    struct cs_sql q;
+    enum cs_status status = cs_replica_session(db, sid, &session, err);
+
+    if (status == CS_OK && !forked)
+        status = pushed_upto(db, &upto, err);
+    if (status != CS_OK)
+        return status;
+    cs_sql_begin(&q, db, forked ? CS_SQL_REPLICA_FROM : CS_SQL_REPLICA_FIRST);
+    cs_sql_int(&q, session);
+    cs_sql_int(&q, forked ? db->origin : upto);
+    if (forked)
+        cs_sql_int(&q, 1);
+    if (cs_sql_next(&q))
+        *out_hlc = cs_sql_get_int(&q, 0);
+    return cs_sql_end(&q, "look for the first unsent message", err);
+}
+
 enum cs_status cs_replica_flag(struct cs_db *db, const char *sid, enum cs_replica_flag flag,
                                struct cs_err *err)
 {
+    int64_t from = 0;
     struct cs_sql q;
+    enum cs_status status = CS_OK;
 
+    if (flag != CS_REPLICA_DIRTY)
+        status = unsent_from(db, sid, flag == CS_REPLICA_FORKED, &from, err);
+    if (status != CS_OK)
+        return status;
     cs_sql_begin(&q, db, CS_SQL_MARK_FLAG);
     cs_sql_text(&q, sid);
-    cs_sql_int(&q, flag == CS_REPLICA_UNSENT);
+    cs_sql_int(&q, flag != CS_REPLICA_DIRTY);
+    if (from != 0)
+        cs_sql_int(&q, from);
+    else
+        cs_sql_null(&q);
     return cs_sql_run(&q, "mark a session", err);
 }
 
@@ -497,30 +530,35 @@ enum cs_status cs_replica_others(struct cs_db *db, int64_t rows,
     return status == CS_OK || status == CS_CANCELLED ? ended : status;
 }
 
+static enum cs_status add_figures(struct cs_db *db, enum cs_sql_id id, int64_t upto,
+                                  struct cs_replica_figures *figures, struct cs_err *err)
+{
+    struct cs_sql q;
+
+    cs_sql_begin(&q, db, id);
+    cs_sql_int(&q, upto);
+    if (cs_sql_next(&q)) {
+        int64_t oldest = cs_sql_get_int(&q, 2);
+
+        figures->pending_messages += cs_sql_get_int(&q, 0);
+        figures->pending_sessions += cs_sql_get_int(&q, 1);
+        if (oldest != 0 && (figures->oldest_pending == 0 || oldest < figures->oldest_pending))
+            figures->oldest_pending = oldest;
+    }
+    return cs_sql_end(&q, "count what is pending", err);
+}
+
 enum cs_status cs_replica_figures(struct cs_db *db, struct cs_replica_figures *out,
                                   struct cs_err *err)
 {
     struct cs_replica_figures figures = {0};
     int64_t upto = 0;
-    struct cs_sql q;
     enum cs_status status = pushed_upto(db, &upto, err);
 
-    if (status != CS_OK)
-        return status;
-    cs_sql_begin(&q, db, CS_SQL_REPLICA_PENDING);
-    cs_sql_int(&q, upto);
-    if (cs_sql_next(&q)) {
-        figures.pending_messages = cs_sql_get_int(&q, 0);
-        figures.pending_sessions = cs_sql_get_int(&q, 1);
-        figures.oldest_pending = cs_sql_get_int(&q, 2);
-    }
-    status = cs_sql_end(&q, "count the unsent messages", err);
-    if (status != CS_OK)
-        return status;
-    cs_sql_begin(&q, db, CS_SQL_MARK_COUNT);
-    if (cs_sql_next(&q))
-        figures.pending_sessions += cs_sql_get_int(&q, 0);
-    status = cs_sql_end(&q, "count the marks", err);
+    if (status == CS_OK)
+        status = add_figures(db, CS_SQL_REPLICA_PENDING, upto, &figures, err);
+    if (status == CS_OK)
+        status = add_figures(db, CS_SQL_MARK_PENDING, upto, &figures, err);
     if (status == CS_OK)
         *out = figures;
     return status;
@@ -586,6 +624,27 @@ static enum cs_status last_of(struct cs_db *db, int64_t session, int64_t origin,
         *out_seq = seq;
         *out_hlc = hlc;
     }
+    return status;
+}
+
+/* Whether @message is later than the one before it in its origin; no host numbers otherwise. */
+static enum cs_status is_later(struct cs_db *db, int64_t session,
+                               const struct cs_replica_message *message, bool *out_later,
+                               struct cs_err *err)
+{
+    bool later = true;
+    struct cs_sql q;
+    enum cs_status status;
+
+    cs_sql_begin(&q, db, CS_SQL_REPLICA_FROM);
+    cs_sql_int(&q, session);
+    cs_sql_int(&q, message->origin);
+    cs_sql_int(&q, message->seq - 1);
+    if (message->seq > 1 && cs_sql_next(&q))
+        later = cs_sql_get_int(&q, 0) < message->hlc;
+    status = cs_sql_end(&q, "read the message before", err);
+    if (status == CS_OK)
+        *out_later = later;
     return status;
 }
 
@@ -791,6 +850,8 @@ enum cs_status cs_replica_insert(struct cs_db *db, int64_t session,
         status = is_same(db, session, message, &same, err);
         if (status == CS_OK && !same)
             status = is_own(db, message->origin, &own, err);
+        if (status == CS_OK && own)
+            status = is_later(db, session, message, &own, err);
         if (status != CS_OK || same || !own) {
             *out_outcome = same ? CS_REPLICA_KNOWN : CS_REPLICA_DIFFERS;
             return status;

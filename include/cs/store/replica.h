@@ -103,7 +103,8 @@ enum cs_replica_outcome {
     CS_REPLICA_KNOWN,   /* the same bytes were here */
     CS_REPLICA_HOLE,    /* an earlier one of its origin is missing: nothing was added */
     CS_REPLICA_FORKED,  /* ours had other bytes and were numbered anew; this one was added */
-    CS_REPLICA_DIFFERS, /* another host's has other bytes here: nothing was changed */
+    CS_REPLICA_DIFFERS, /* another one has this number, and it is not ours to give it a new one, or
+                         * what is before it is of another past of ours: nothing was changed */
 };
 /** W. Add another host's message; @at is the time of use that it gives the session (wall ms). A
  * message of this start's own origin that is not here means that this host went back in time: it
@@ -117,7 +118,9 @@ CS_MUST_USE enum cs_status cs_replica_insert(struct cs_db *db, int64_t session,
 CS_MUST_USE enum cs_status cs_replica_reborn(struct cs_db *db, const char *sid, struct cs_err *err);
 
 /* W. Marks. */
-enum cs_replica_flag { CS_REPLICA_DIRTY, CS_REPLICA_UNSENT };
+/* Unsent: Redis did not take what is behind the cursor of pushes, or never had the session. Forked:
+ * nor what got new numbers. The mark keeps where that begins until it is cleared. */
+enum cs_replica_flag { CS_REPLICA_DIRTY, CS_REPLICA_UNSENT, CS_REPLICA_FORKED };
 CS_MUST_USE enum cs_status cs_replica_flag(struct cs_db *db, const char *sid,
                                            enum cs_replica_flag flag, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_replica_clean(struct cs_db *db, const char *sid, int64_t generation,
@@ -152,7 +155,7 @@ CS_MUST_USE enum cs_status cs_replica_others(
 
 struct cs_replica_figures {
     int64_t pending_sessions; /* marked, or with messages behind the cursor of pushes */
-    int64_t pending_messages; /* of this host, behind that cursor */
+    int64_t pending_messages; /* of this host, behind that cursor or waiting under a mark */
     int64_t oldest_pending;   /* wall ms; 0: none */
 };
 CS_MUST_USE enum cs_status cs_replica_figures(struct cs_db *db, struct cs_replica_figures *out,

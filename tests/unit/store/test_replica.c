@@ -177,6 +177,25 @@ static void a_host_that_went_back_in_time_numbers_anew(void **state)
     cs_vector_fini(&vector);
 }
 
+static void the_two_ways_of_a_host_that_went_back_are_not_mixed(void **state)
+{
+    struct fixture *f = *state;
+    int64_t session = add_session(f, 1), origin = own_origin(f);
+    struct cs_replica_message theirs = {.origin = origin, .seq = 2};
+    struct cs_vector vector;
+
+    (void)add_message(f, session, CS_MESSAGE_USER, "one, on the second way", NULL, 1);
+    theirs.hlc = newest_hlc(f, session) - 1; /* so it follows another one */
+    (void)add_message(f, session, CS_MESSAGE_USER, "two, on the second way", NULL, 2);
+
+    assert_int_equal(CS_REPLICA_DIFFERS, insert(f, session, theirs));
+    vector = vector_of(f, session);
+    assert_int_equal(1, vector.count);
+    assert_int_equal(2, cs_vector_get(&vector, origin));
+    cs_vector_fini(&vector);
+    assert_sound(f);
+}
+
 static void a_stub_stands_for_one_message_and_not_for_its_number(void **state)
 {
     struct fixture *f = *state;
@@ -411,6 +430,81 @@ static void the_news_are_this_hosts_messages_behind_the_cursor(void **state)
     cs_replica_mark_fini(&mark);
 }
 
+static void assert_pending(struct fixture *f, int64_t sessions, int64_t messages, int64_t oldest)
+{
+    struct cs_replica_figures figures;
+    struct cs_db *db = NULL;
+
+    ok(cs_store_read(f->store, &db, &f->err));
+    ok(cs_replica_figures(db, &figures, &f->err));
+    cs_store_done(f->store, db);
+    assert_int_equal(sessions, figures.pending_sessions);
+    assert_int_equal(messages, figures.pending_messages);
+    assert_int_equal(oldest, figures.oldest_pending);
+}
+
+static void push_upto(struct fixture *f, int64_t id)
+{
+    char number[24];
+
+    (void)snprintf(number, sizeof number, "%lld", (long long)id);
+    ok(write_pushed(f, &(struct flagging){.text = number}));
+}
+
+static void what_waits_under_a_mark_is_pending_like_what_is_behind_the_cursor(void **state)
+{
+    struct fixture *f = *state;
+    int64_t first = add_session(f, 1), second = add_session(f, 2), id;
+    struct flagging unsent = {.sid = "s1", .flag = CS_REPLICA_UNSENT};
+    struct cs_replica_mark mark;
+
+    assert_pending(f, 0, 0, 0);
+    id = add_message(f, first, CS_MESSAGE_USER, "taken", NULL, 1);
+    push_upto(f, id);
+    id = add_message(f, first, CS_MESSAGE_USER, "waits", NULL, 2);
+    assert_pending(f, 1, 1, 2);
+    ok(write_flag(f, &unsent));
+    assert_pending(f, 1, 1, 2); /* not twice */
+    push_upto(f, id);
+    assert_pending(f, 1, 1, 2); /* the cursor passed */
+    id = add_message(f, first, CS_MESSAGE_ASSISTANT, "answer", NULL, 3);
+    assert_pending(f, 1, 2, 2);
+    (void)insert(f, first, (struct cs_replica_message){.origin = FAR, .seq = 1, .hlc = INT64_MAX});
+    ok(write_flag(f, &unsent));
+    push_upto(f, id + 1);
+    assert_pending(f, 1, 2, 2); /* not another host's; the mark keeps the first */
+    (void)add_message(f, second, CS_MESSAGE_USER, "another", NULL, 1);
+    assert_pending(f, 2, 3, 1);
+    ok(write_flag(f, &(struct flagging){.sid = "s3", .flag = CS_REPLICA_DIRTY}));
+    assert_pending(f, 3, 3, 1); /* a session that is not known yet */
+
+    mark = mark_of(f, "s1");
+    ok(write_clean(f, &(struct flagging){.sid = "s1", .generation = mark.generation}));
+    cs_replica_mark_fini(&mark);
+    assert_pending(f, 2, 1, 1);
+    ok(write_flag(f, &unsent));
+    assert_pending(f, 3, 1, 1); /* as after a return from the archive: Redis took all */
+}
+
+static void what_got_a_new_number_is_pending_again(void **state)
+{
+    struct fixture *f = *state;
+    int64_t session = add_session(f, 1), origin = own_origin(f), id;
+
+    (void)add_message(f, session, CS_MESSAGE_USER, "one", NULL, 1);
+    (void)add_message(f, session, CS_MESSAGE_USER, "two", NULL, 2);
+    id = add_message(f, session, CS_MESSAGE_USER, "three", NULL, 3);
+    push_upto(f, id);
+    assert_int_equal(CS_REPLICA_FORKED,
+                     insert(f, session,
+                            (struct cs_replica_message){
+                                .origin = origin, .seq = 2, .hlc = newest_hlc(f, session) + 1}));
+    push_upto(f, id + 1);
+    assert_pending(f, 0, 0, 0);
+    ok(write_flag(f, &(struct flagging){.sid = "s1", .flag = CS_REPLICA_FORKED}));
+    assert_pending(f, 1, 2, 2);
+}
+
 static enum cs_status count_other(void *arg, const struct cs_replica_other *message,
                                   struct cs_err *err)
 {
@@ -485,6 +579,7 @@ int main(void)
         CASE(a_hole_in_an_origin_is_not_made),
         CASE(other_bytes_under_another_hosts_number_are_refused),
         CASE(a_host_that_went_back_in_time_numbers_anew),
+        CASE(the_two_ways_of_a_host_that_went_back_are_not_mixed),
         CASE(a_stub_stands_for_one_message_and_not_for_its_number),
         CASE(numbers_that_others_know_and_we_do_not_are_not_used_again),
         CASE(a_deleted_session_that_returns_uses_no_number_of_its_tombstone),
@@ -495,6 +590,8 @@ int main(void)
         CASE(tombstones_join),
         CASE(what_was_set_aside_waits_for_a_change),
         CASE(the_news_are_this_hosts_messages_behind_the_cursor),
+        CASE(what_waits_under_a_mark_is_pending_like_what_is_behind_the_cursor),
+        CASE(what_got_a_new_number_is_pending_again),
         CASE(the_newest_messages_of_other_hosts_come_first),
         CASE(a_users_sessions_are_live_marked_or_deleted_ones_each_once),
     };
