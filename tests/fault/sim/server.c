@@ -230,6 +230,7 @@ void server_delete_key(void)
             cs_reply_string(cs_reply_at(cs_reply_at(state, (size_t)sim_below((int)keys)), 0), NULL);
     if (key != NULL) {
         cs_reply_free(server_ask("DEL", key, NULL, NULL));
+        world_wait(2000); /* as above */
         truth_lost_key(key);
         talk("Redis loses %s", key);
         sim.losses++;
