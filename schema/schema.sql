@@ -125,7 +125,8 @@ CREATE TABLE mark (
     stamp INTEGER NOT NULL DEFAULT 0,      -- microseconds of Redis's clock at the last known activity
     aside TEXT,                            -- why it was set aside; NULL: it was not
     tomb TEXT,                             -- version vector that was deleted, as JSON; NULL: none
-    tomb_at INTEGER                        -- when it was last deleted
+    tomb_at INTEGER,                       -- when it was last deleted
+    unsent_from INTEGER                    -- hlc of this host's first message that Redis never took; NULL: unknown
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX mark_dirty ON mark (sid) WHERE dirty = 1;

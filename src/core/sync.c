@@ -445,7 +445,7 @@ static enum cs_status insert_message(struct cs_db *db, struct applying *a,
         note_host(a->core, from->host, change->number);
     }
     if (outcome == CS_REPLICA_FORKED)
-        return cs_replica_flag(db, change->sid, CS_REPLICA_UNSENT, err);
+        return cs_replica_flag(db, change->sid, CS_REPLICA_RENUMBERED, err);
     if (outcome == CS_REPLICA_HOLE)
         return cs_replica_flag(db, change->sid, CS_REPLICA_DIRTY, err);
     if (outcome == CS_REPLICA_DIFFERS)

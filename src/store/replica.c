@@ -375,22 +375,22 @@ enum cs_status cs_replica_set_cursor(struct cs_db *db, const char *name, const c
 }
 
 /* Where the messages of @sid begin that Redis never took: at the first behind the cursor of pushes,
- * or with this start's origin. *out_hlc stays when there is none. */
-static enum cs_status unsent_from(struct cs_db *db, const char *sid, bool forked, int64_t *out_hlc,
-                                  struct cs_err *err)
+ * or with this origin's first. *out_hlc stays when there is none. */
+static enum cs_status unsent_from(struct cs_db *db, const char *sid, bool renumbered,
+                                  int64_t *out_hlc, struct cs_err *err)
 {
     int64_t session = 0, upto = 0;
     struct cs_sql q;
     enum cs_status status = cs_replica_session(db, sid, &session, err);
 
-    if (status == CS_OK && !forked)
+    if (status == CS_OK && !renumbered)
         status = pushed_upto(db, &upto, err);
     if (status != CS_OK)
         return status;
-    cs_sql_begin(&q, db, forked ? CS_SQL_REPLICA_FROM : CS_SQL_REPLICA_FIRST);
+    cs_sql_begin(&q, db, renumbered ? CS_SQL_REPLICA_FROM : CS_SQL_REPLICA_FIRST);
     cs_sql_int(&q, session);
-    cs_sql_int(&q, forked ? db->origin : upto);
-    if (forked)
+    cs_sql_int(&q, renumbered ? db->origin : upto);
+    if (renumbered)
         cs_sql_int(&q, 1);
     if (cs_sql_next(&q))
         *out_hlc = cs_sql_get_int(&q, 0);
@@ -405,7 +405,7 @@ enum cs_status cs_replica_flag(struct cs_db *db, const char *sid, enum cs_replic
     enum cs_status status = CS_OK;
 
     if (flag != CS_REPLICA_DIRTY)
-        status = unsent_from(db, sid, flag == CS_REPLICA_FORKED, &from, err);
+        status = unsent_from(db, sid, flag == CS_REPLICA_RENUMBERED, &from, err);
     if (status != CS_OK)
         return status;
     cs_sql_begin(&q, db, CS_SQL_MARK_FLAG);

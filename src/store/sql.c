@@ -206,9 +206,17 @@ static const struct {
     [CS_SQL_REPLICA_UNSENT] = {"SELECT 1 FROM message AS m WHERE m.session = ?1 AND m.id > ?2 "
                                "AND " OWN_MESSAGE "LIMIT 1",
                                false},
-    [CS_SQL_REPLICA_PENDING] = {"SELECT count(*), count(DISTINCT m.session), min(m.at) "
-                                "FROM message AS m WHERE m.id > ?1 AND " OWN_MESSAGE,
-                                false},
+    /* + keeps it off the session's index: the first behind the cursor is near it. */
+    [CS_SQL_REPLICA_FIRST] = {"SELECT m.hlc FROM message AS m WHERE m.id > ?2 AND +m.session = ?1 "
+                              "AND " OWN_MESSAGE "ORDER BY m.id LIMIT 1",
+                              false},
+    /* Sessions without the marked ones: CS_SQL_MARK_PENDING has those. */
+    [CS_SQL_REPLICA_PENDING] =
+        {"SELECT count(*), count(DISTINCT m.session) FILTER (WHERE NOT EXISTS (SELECT 1 "
+         "FROM session AS s CROSS JOIN mark AS k ON k.sid = s.sid "
+         "WHERE s.id = m.session AND k.dirty = 1)), min(m.at) "
+         "FROM message AS m WHERE m.id > ?1 AND " OWN_MESSAGE,
+         false},
     [CS_SQL_REPLICA_OTHERS] = {"SELECT m.origin, m.at, m.frag FROM message AS m WHERE m.id > ?1 "
                                "AND NOT " OWN_MESSAGE "ORDER BY m.id DESC",
                                false},
@@ -245,13 +253,16 @@ static const struct {
     [CS_SQL_MARK_GET] = {"SELECT cid, user, dirty, unsent, generation, stamp, aside, tomb "
                          "FROM mark WHERE sid = ?1",
                          false},
-    [CS_SQL_MARK_FLAG] = {"INSERT INTO mark (sid, dirty, unsent, generation) VALUES (?1, 1, ?2, 1) "
-                          "ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = NULL, "
-                          "unsent = max(unsent, excluded.unsent), generation = generation + 1",
-                          true},
-    [CS_SQL_MARK_CLEAN] =
-        {"UPDATE mark SET dirty = 0, unsent = 0, aside = NULL WHERE sid = ?1 AND generation = ?2",
+    [CS_SQL_MARK_FLAG] =
+        {"INSERT INTO mark (sid, dirty, unsent, generation, unsent_from) "
+         "VALUES (?1, 1, ?2, 1, ?3) ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = NULL, "
+         "unsent = max(unsent, excluded.unsent), generation = generation + 1, "
+         "unsent_from = min(coalesce(unsent_from, excluded.unsent_from), "
+         "coalesce(excluded.unsent_from, unsent_from))",
          true},
+    [CS_SQL_MARK_CLEAN] = {"UPDATE mark SET dirty = 0, unsent = 0, unsent_from = NULL, "
+                           "aside = NULL WHERE sid = ?1 AND generation = ?2",
+                           true},
     [CS_SQL_MARK_ASIDE] = {"INSERT INTO mark (sid, dirty, aside) VALUES (?1, 1, ?2) "
                            "ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = excluded.aside",
                            true},
@@ -270,7 +281,12 @@ static const struct {
                           false},
     [CS_SQL_MARK_SIDS] = {"SELECT sid FROM mark WHERE user = ?1 AND sid > ?2 ORDER BY sid LIMIT ?3",
                           false},
-    [CS_SQL_MARK_COUNT] = {"SELECT count(*) FROM mark WHERE dirty = 1 AND sid > ''", false},
+    [CS_SQL_MARK_PENDING] =
+        {"SELECT count(m.id), count(DISTINCT k.sid), min(m.at) FROM mark AS k "
+         "LEFT JOIN session AS s ON s.sid = k.sid LEFT JOIN message AS m "
+         "ON m.session = s.id AND m.hlc >= k.unsent_from AND m.id <= ?1 AND " OWN_MESSAGE
+         "WHERE k.dirty = 1 AND k.sid > ''",
+         false},
     [CS_SQL_MARK_EACH_ASIDE] =
         {"SELECT sid, aside FROM mark WHERE aside IS NOT NULL AND sid > '' ORDER BY sid LIMIT ?1",
          false},

@@ -117,10 +117,9 @@ CS_MUST_USE enum cs_status cs_replica_insert(struct cs_db *db, int64_t session,
  * are used up, and this host goes on under a new one. */
 CS_MUST_USE enum cs_status cs_replica_reborn(struct cs_db *db, const char *sid, struct cs_err *err);
 
-/* W. Marks. */
-/* Unsent: Redis did not take what is behind the cursor of pushes, or never had the session. Forked:
- * nor what got new numbers. The mark keeps where that begins until it is cleared. */
-enum cs_replica_flag { CS_REPLICA_DIRTY, CS_REPLICA_UNSENT, CS_REPLICA_FORKED };
+/* W. Marks. Unsent: Redis did not take what is behind the cursor of pushes, or never had the
+ * session; renumbered: nor what got new numbers. A mark keeps where that begins until cleared. */
+enum cs_replica_flag { CS_REPLICA_DIRTY, CS_REPLICA_UNSENT, CS_REPLICA_RENUMBERED };
 CS_MUST_USE enum cs_status cs_replica_flag(struct cs_db *db, const char *sid,
                                            enum cs_replica_flag flag, struct cs_err *err);
 CS_MUST_USE enum cs_status cs_replica_clean(struct cs_db *db, const char *sid, int64_t generation,

@@ -95,7 +95,7 @@ WRAP(enum cs_status, cs_replica_flag, struct cs_db *db, const char *sid, enum cs
 {
     if (is_mutant("no_dirty") && flag == CS_REPLICA_DIRTY)
         return CS_OK;
-    if (is_mutant("no_unsent") && flag == CS_REPLICA_UNSENT)
+    if (is_mutant("no_unsent") && flag != CS_REPLICA_DIRTY)
         return CS_OK;
     return __real_cs_replica_flag(db, sid, flag, err);
 }

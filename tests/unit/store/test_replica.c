@@ -501,8 +501,8 @@ static void what_got_a_new_number_is_pending_again(void **state)
                                 .origin = origin, .seq = 2, .hlc = newest_hlc(f, session) + 1}));
     push_upto(f, id + 1);
     assert_pending(f, 0, 0, 0);
-    ok(write_flag(f, &(struct flagging){.sid = "s1", .flag = CS_REPLICA_FORKED}));
-    assert_pending(f, 1, 2, 2);
+    ok(write_flag(f, &(struct flagging){.sid = "s1", .flag = CS_REPLICA_RENUMBERED}));
+    assert_pending(f, 1, 3, 2); /* what came back is offered along */
 }
 
 static enum cs_status count_other(void *arg, const struct cs_replica_other *message,
