@@ -612,6 +612,8 @@ static enum cs_status adopt(struct compare *c, const struct cs_json *root, const
         rc = after_put(c, &putting, &reply, out, err);
     if (rc == CS_OK && reply.verdict == CS_VERDICT_OK)
         rc = cs_changes_apply(c->mirror, &changes, err);
+    else if (reply.verdict == CS_VERDICT_DUP)
+        *out = AGAIN; /* it was one of ours again when it was read: compare it as such */
 
 out:
     if (meta.user != c->local.meta.user)
