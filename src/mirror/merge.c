@@ -364,6 +364,7 @@ static enum cs_status after_put(struct compare *c, const struct cs_putting *putt
     case CS_VERDICT_OK:
     case CS_VERDICT_DUP:
         *out = putting->whole->more ? AGAIN : DONE;
+        c->index = false;
         return note_put(c, putting, reply, err);
     case CS_VERDICT_TOMB:
         return join_reply_tomb(c, reply->vv, err);
@@ -729,8 +730,10 @@ static enum cs_status push_missing(struct compare *c, enum outcome *out, struct 
         *out = aside(c, "too many starts of hosts took part in the session");
     else if (verdict == CS_VERDICT_LARGE)
         *out = aside(c, "the session is too large for Redis");
-    else if (verdict == CS_VERDICT_NOLOG || verdict == CS_VERDICT_NOINDEX)
+    else if (verdict == CS_VERDICT_NOLOG || verdict == CS_VERDICT_NOINDEX) {
+        c->index = true; /* until a PUT is taken: a beginning may be refused */
         rc = put(c, out, err);
+    }
     return rc;
 }
 
@@ -750,11 +753,7 @@ static enum cs_status compare_ours(struct compare *c, enum outcome *out, struct 
         rc = change(c, CS_CHANGE_LIVE, cs_local_ms(c->mirror, c->remote.tail.stamp), NULL, err);
     if (rc == CS_OK)
         rc = push_missing(c, out, err);
-    if (rc == CS_OK && *out == DONE && c->index) {
-        c->index = false;
-        rc = put(c, out, err);
-    }
-    return rc;
+    return rc == CS_OK && *out == DONE && c->index ? put(c, out, err) : rc;
 }
 
 /* How the session stands here; of one that is unknown at least whose it is. */

@@ -260,6 +260,19 @@ def test_what_is_too_large_for_one_request_goes_in_several(make_host, redis):
         assert line.count("EVALSHA", "EVAL") >= 4 and line.largest() < 1_500_000
 
 
+def test_the_set_names_a_session_of_several_requests_again(make_host, redis):
+    a = make_host("alpha")
+    sid = a.ask("small")["sessionId"]
+    for n in range(5):
+        a.go_on(sid, f"{n} " + "large " * 50_000)
+    drained(a)
+    in_redis(redis, sid, 12)
+    redis.command("DEL", "user:sessions:anna", "cx:log:anna")
+    drained(a)
+    assert redis.call("SISMEMBER", "user:sessions:anna", sid) == 1
+    set_and_log_are_sound(redis, "anna")
+
+
 def test_a_message_past_every_cap_leaves_a_stub_that_names_its_host(make_host, redis):
     a, b = make_host("alpha"), make_host("beta")
     sid = a.ask("one")["sessionId"]
