@@ -54,6 +54,7 @@ enum cs_status cs_socket_find(const struct sockaddr_storage *client,
 
     if (fds == NULL)
         return cs_err_set(err, CS_UNAVAILABLE, "socket_unknown", "/proc/self/fd cannot be read");
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): the stream is this thread's own */
     while (found < 0 && (entry = readdir(fds)) != NULL) {
         int fd = (int)strtol(entry->d_name, NULL, 10);
 

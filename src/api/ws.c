@@ -283,38 +283,30 @@ void cs_ws_quiesce(struct cs_http *http)
     pthread_mutex_unlock(&http->sockets_mutex);
 }
 
-static enum cs_status ws_new(struct cs_request *rq, struct cs_ws **out_ws, struct cs_err *err)
+static enum cs_status ws_init(struct cs_ws *ws, struct cs_request *rq, struct cs_err *err)
 {
     struct sockaddr_storage client;
-    struct cs_ws *ws = calloc(1, sizeof *ws);
     enum cs_status rc;
 
-    if (ws == NULL)
-        return cs_err_nomem(err);
     ws->rq = rq;
-    ws->heard_at = cs_mono_ms();
     if (!cs_client_address(rq->info, &client))
-        rc = cs_err_set(err, CS_INTERNAL, NULL, "the client's address is unknown");
-    else
-        rc = cs_socket_find(&client, &rq->http->listen, &ws->fd, err);
-    if (rc != CS_OK) {
-        free(ws);
+        return cs_err_set(err, CS_INTERNAL, NULL, "the client's address is unknown");
+    rc = cs_socket_find(&client, &rq->http->listen, &ws->fd, err);
+    if (rc != CS_OK)
         return rc;
-    }
+    ws->heard_at = cs_mono_ms();
     pthread_mutex_init(&ws->writing, NULL);
     pthread_mutex_init(&ws->feeds, NULL);
     cs_ws_reader_init(&ws->reader, (size_t)rq->config->max_body_bytes);
-    *out_ws = ws;
     return CS_OK;
 }
 
-static void ws_free(struct cs_ws *ws)
+static void ws_fini(struct cs_ws *ws)
 {
     cs_ws_reader_fini(&ws->reader);
     atomic_fetch_sub(&ws->rq->http->body_bytes, ws->held);
     pthread_mutex_destroy(&ws->writing);
     pthread_mutex_destroy(&ws->feeds);
-    free(ws);
 }
 
 static void run(struct cs_ws *ws, const char *accept)
@@ -332,25 +324,37 @@ static void run(struct cs_ws *ws, const char *accept)
         say_goodbye(ws);
 }
 
-enum cs_status cs_api_ws(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+static enum cs_status take_over(struct cs_request *rq, struct cs_reply *reply, const char *accept,
+                                struct cs_err *err)
 {
-    char accept[CS_WS_ACCEPT_MAX];
-    struct cs_ws *ws = NULL;
-    enum cs_status rc = shake_hands(rq, reply, accept, err);
+    struct cs_ws *ws = calloc(1, sizeof *ws);
+    enum cs_status rc;
 
-    if (rc == CS_OK)
-        rc = cs_stream_enter(rq->http, err);
-    if (rc != CS_OK)
-        return rc;
-    rc = ws_new(rq, &ws, err);
+    if (ws == NULL)
+        return cs_err_nomem(err);
+    rc = ws_init(ws, rq, err);
     if (rc == CS_OK) {
         rq->close = true;
         reply->sent = true;
         reply->status = 101;
         mg_disable_connection_keep_alive(rq->conn);
         run(ws, accept);
-        ws_free(ws);
+        ws_fini(ws);
     }
+    free(ws);
+    return rc;
+}
+
+enum cs_status cs_api_ws(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
+{
+    char accept[CS_WS_ACCEPT_MAX];
+    enum cs_status rc = shake_hands(rq, reply, accept, err);
+
+    if (rc == CS_OK)
+        rc = cs_stream_enter(rq->http, err);
+    if (rc != CS_OK)
+        return rc;
+    rc = take_over(rq, reply, accept, err);
     cs_stream_leave(rq->http);
     return rc;
 }
