@@ -588,7 +588,8 @@ static enum cs_status wait_take(struct cs_mirror *mirror, struct cs_ask *ask, in
     mirror->asks_end = &ask->next;
     mirror->woken = true;
     pthread_cond_broadcast(&mirror->work);
-    while (!ask->done && cs_cond_wait(&mirror->answered, &mirror->mutex, deadline))
+    while (!ask->done && cs_mono_ms() < deadline &&
+           cs_cond_wait(&mirror->answered, &mirror->mutex, deadline))
         continue;
     if (!ask->done) {
         ask->left = true;
