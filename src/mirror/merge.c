@@ -803,6 +803,13 @@ static enum cs_status try_once(struct compare *c, enum outcome *out, struct cs_e
     return c->local.known && c->local.live ? put(c, out, err) : CS_OK;
 }
 
+/* Others change it all the time: later, and the mark remembers it. */
+static enum cs_status give_up(struct compare *c, struct cs_err *err)
+{
+    cs_step_again(c->mirror);
+    return c->local.marked ? CS_OK : change(c, CS_CHANGE_DIRTY, 0, NULL, err);
+}
+
 /* Compare until both agree. */
 static enum cs_status settle(struct compare *c, bool bad, struct cs_err *err)
 {
@@ -824,7 +831,7 @@ static enum cs_status settle(struct compare *c, bool bad, struct cs_err *err)
         return change(c, CS_CHANGE_ASIDE, 0, NULL, err);
     if (outcome == DONE && c->local.marked)
         return change(c, CS_CHANGE_CLEAN, c->local.generation, NULL, err);
-    return CS_OK; /* others change it all the time: the mark stays */
+    return outcome == AGAIN ? give_up(c, err) : CS_OK;
 }
 
 /* One session whose probe was heard. What concerns it alone sets it aside. */

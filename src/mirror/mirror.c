@@ -12,6 +12,7 @@
 #include "mirror_priv.h"
 
 #define CONNECT_MS     5000
+#define AGAIN_MS       5000              /* until comparisons that gave up are tried, at first */
 #define KEEPALIVE_MS   600000            /* between two looks at logs whose doorbell is silent */
 #define FULL_MS        INT64_C(21600000) /* between two comparisons of everything */
 #define RECONNECT_MS   600000 /* a younger one need not be repeated on a new connection */
@@ -816,6 +817,16 @@ static enum cs_status push(struct cs_mirror *mirror, struct cs_err *err)
                : cs_redis_connect(mirror->redis, cs_op_deadline(), err);
 }
 
+void cs_step_again(struct cs_mirror *mirror)
+{
+    if (mirror->again_at != 0)
+        return;
+    mirror->again_ms = mirror->again_ms == 0 ? AGAIN_MS : mirror->again_ms * 2;
+    if (mirror->again_ms > KEEPALIVE_MS)
+        mirror->again_ms = KEEPALIVE_MS;
+    mirror->again_at = cs_mono_ms() + mirror->again_ms;
+}
+
 static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err *err)
 {
     bool waited;
@@ -823,6 +834,7 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
     enum cs_status rc = connect_redis(mirror, &fresh, err);
     int64_t now = cs_mono_ms();
 
+    mirror->again_at = 0;
     if (full)
         mirror->push_after = 0; /* asked for: try whether there is room now */
     waited = mirror->full.status != CS_OK && cs_may_write(mirror);
@@ -849,6 +861,8 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
         rc = push(mirror, err);
     if (rc == CS_OK && cs_may_write(mirror))
         cs_err_clear(&mirror->full);
+    if (rc == CS_OK && mirror->again_at == 0)
+        mirror->again_ms = 0;
     if (rc == CS_OK && full) {
         mirror->full_at = cs_mono_ms();
         rc = read_time(mirror, err);
@@ -893,6 +907,8 @@ static int64_t next_time(struct cs_mirror *mirror)
     for (held = mirror->held; held != NULL; held = held->next)
         if (held->asked && held->renew_at < at)
             at = held->renew_at;
+    if (mirror->again_at != 0 && mirror->again_at < at)
+        at = mirror->again_at;
     if (cs_waiting_until(mirror) < at)
         at = cs_waiting_until(mirror);
     return at;

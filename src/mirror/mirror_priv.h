@@ -73,6 +73,8 @@ struct cs_mirror {
     int64_t push_after;   /* mono ms: nothing is written before, for want of room */
     struct cs_err full;   /* and why; CS_OK: there is room */
     int64_t keepalive_at; /* mono ms of the next look at the logs */
+    int64_t again_at;     /* and of the next try of comparisons that gave up; 0: none did */
+    int64_t again_ms;     /* how long such a try waits */
     size_t message_max, request_max;
     struct cs_waiting *waiting; /* prompts that wait for their answers */
     bool push_all;              /* not now */
@@ -263,6 +265,8 @@ int cs_entry_compare(const char *a, const char *b);
 struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
 /* Deal with what other threads wait for; called between pieces of work. */
 void cs_mirror_serve(struct cs_mirror *mirror);
+/* A comparison gave up: one more step, and the more of them end so the later. */
+void cs_step_again(struct cs_mirror *mirror);
 /* The token of @sid's lease if its turn is over, to go with a push; NULL for none. Borrowed. */
 const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid);
 void cs_lease_released(struct cs_mirror *mirror, const char *sid);

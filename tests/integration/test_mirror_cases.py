@@ -242,6 +242,29 @@ def test_a_running_host_that_went_back_in_time_numbers_anew(proxied, make_host, 
     set_and_log_are_sound(redis, "anna")
 
 
+# ---- a session that others change all the time ----
+
+
+def test_a_comparison_that_gave_up_is_made_again_with_nobodys_help(make_host, redis):
+    refused = []
+
+    def rule(words):
+        if not words[0].startswith(b"EVAL") or not words[3].startswith(b"codex:session:"):
+            return None
+        refused.append(time.monotonic())
+        return b"*1\r\n$7\r\nFOREIGN\r\n"
+
+    with Between(redis.port) as line:
+        a = make_host("alpha", url=line.url)
+        drained(a)
+        line.rule = rule
+        sid = a.ask("at a busy time")["sessionId"]
+        wait_until(lambda: refused and time.monotonic() - refused[-1] > 1, "it gives up", 30)
+        line.rule = None
+        wait_until(lambda: redis.call("EXISTS", key(sid)) == 1, "it tries again by itself", 30)
+        in_redis(redis, sid, 2)
+
+
 # ---- too large for a request ----
 
 
