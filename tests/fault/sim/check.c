@@ -539,8 +539,9 @@ static bool is_member(int number)
 }
 
 /* Vectors do not tell messages apart that a machine gave the same number. Hosts find them when one
- * meets the other; if Redis lost one of them before, they may differ for good. */
-static bool is_ambiguous(int number)
+ * meets the other; if Redis lost one of them before, they may differ for good, and what goes out
+ * under a new number is known to some under the old one, too: nobody discards it. */
+bool is_ambiguous(int number)
 {
     return sessions[number].forked && sim.losses > 0;
 }

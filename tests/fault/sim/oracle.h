@@ -63,6 +63,8 @@ bool is_followed(struct host *host, int user);
 char *dump(struct host *host, int session);
 void check_somewhere(void);
 void check_pending(struct host *host);
+/* A machine gave out numbers twice, and Redis may have hidden that. */
+bool is_ambiguous(int session);
 /* Redis let go of a session for a reason. */
 void truth_let_go(int session);
 void show_session(int session);
