@@ -171,7 +171,7 @@ def test_sighup_reloads_what_is_reloadable(make_daemon, model):
     assert model.requests[-1]["model"] == "first-model"
     config.write_text('{"model": "second-model", "port": 1}')
     os.kill(daemon.pid, signal.SIGHUP)
-    wait_until(lambda: "reload" in daemon.log().lower(), "it says that it reloaded")
+    wait_until(lambda: "event=reloaded" in daemon.log(), "it says that it reloaded")
     daemon.ask("hello")
     assert model.requests[-1]["model"] == "second-model"
     assert daemon.get("/healthz").status == 200
