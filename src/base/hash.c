@@ -23,24 +23,32 @@ enum cs_status cs_hmac_sha256(const void *key, size_t key_len, const void *data,
     return CS_OK;
 }
 
+#define SHA1_LEN 20
+
+static enum cs_status sha1(const void *data, size_t len, unsigned char out[SHA1_LEN],
+                           struct cs_err *err)
+{
+    return EVP_Digest(data, len, out, NULL, EVP_sha1(), NULL) == 1 ? CS_OK : cs_err_nomem(err);
+}
+
 enum cs_status cs_sha1_hex(const void *data, size_t len, char out[41], struct cs_err *err)
 {
-    unsigned char digest[20];
+    unsigned char digest[SHA1_LEN];
+    enum cs_status rc = sha1(data, len, digest, err);
 
-    if (EVP_Digest(data, len, digest, NULL, EVP_sha1(), NULL) != 1)
-        return cs_err_nomem(err);
-    cs_hex(digest, sizeof digest, out);
-    return CS_OK;
+    if (rc == CS_OK)
+        cs_hex(digest, sizeof digest, out);
+    return rc;
 }
 
 enum cs_status cs_sha1_base64(const void *data, size_t len, char out[29], struct cs_err *err)
 {
-    unsigned char digest[20];
+    unsigned char digest[SHA1_LEN];
+    enum cs_status rc = sha1(data, len, digest, err);
 
-    if (EVP_Digest(data, len, digest, NULL, EVP_sha1(), NULL) != 1)
-        return cs_err_nomem(err);
-    EVP_EncodeBlock((unsigned char *)out, digest, sizeof digest);
-    return CS_OK;
+    if (rc == CS_OK)
+        EVP_EncodeBlock((unsigned char *)out, digest, sizeof digest);
+    return rc;
 }
 
 void cs_base64(struct cs_buf *out, const void *data, size_t len)
