@@ -25,7 +25,7 @@ struct cs_ws_subscription {
     char id[CS_WS_ID_MAX];
     bool once; /* ends with its turn, */
     char tid[CS_UUID_MAX];
-    atomic_bool done; /* its thread has nothing left to do */
+    atomic_bool done; /* all its thread has left to do is to say how it ended */
     pthread_t thread;
     struct cs_feed *feed; /* under ws->feeds; NULL once the thread closed it */
 };

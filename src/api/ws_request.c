@@ -132,9 +132,10 @@ static void *run_subscription(void *arg)
     pthread_mutex_unlock(&subscription->ws->feeds);
     cs_feed_close(feed);
     cs_stream_leave(subscription->ws->rq->http);
+    /* first: who reads of the end may use the id again */
+    atomic_store(&subscription->done, true);
     send_end(subscription, reason, &out);
     cs_buf_fini(&out);
-    atomic_store(&subscription->done, true);
     return NULL;
 }
 

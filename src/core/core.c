@@ -106,7 +106,8 @@ bool cs_core_drain(struct cs_core *core, int64_t deadline)
     cs_registry_stop_all(core, CS_STOP_SHUTDOWN);
 
     pthread_mutex_lock(&core->mutex);
-    while (core->running > 0 && cs_cond_wait(&core->idle, &core->mutex, deadline))
+    /* what runs must be written, and what has run must be told of */
+    while (core->turns > 0 && cs_cond_wait(&core->idle, &core->mutex, deadline))
         continue;
     drained = core->running == 0;
     pthread_mutex_unlock(&core->mutex);

@@ -241,9 +241,7 @@ static enum cs_status finish(struct cs_turn *turn, const struct cs_err *end, str
         cs_event_unstored(turn, &why);
         (void)cs_err_set(err, rc, why.code, "%s", why.msg);
     }
-    if (rc == CS_OK || rc == CS_CONFLICT || rc == CS_NOT_FOUND)
-        cs_registry_release(turn);
-    else
+    if (rc != CS_OK && rc != CS_CONFLICT && rc != CS_NOT_FOUND)
         cs_expiry_retry_later(turn);
     return rc;
 }

@@ -243,16 +243,18 @@ static bool retry_unfinished(struct cs_core *core)
     pthread_mutex_unlock(&core->mutex);
     while ((turn = list) != NULL) {
         struct cs_err err = {0};
-        enum cs_status rc = cs_turn_persist_end(turn, &err);
+        enum cs_status rc;
 
         list = turn->next_unfinished;
+        cs_turn_ref(turn);
+        rc = cs_turn_persist_end(turn, &err);
         if (rc == CS_OK || rc == CS_CONFLICT || rc == CS_NOT_FOUND) {
             cs_log(CS_LOG_INFO, "turn_stored_late", "turn", turn->row.tid, NULL);
-            cs_registry_release(turn);
         } else {
             again = true;
             cs_expiry_retry_later(turn);
         }
+        cs_turn_unref(turn);
     }
     return again;
 }

@@ -118,6 +118,7 @@ bool cs_registry_stop(struct cs_turn *turn, enum cs_stop stop);
 void cs_registry_stop_all(struct cs_core *core, enum cs_stop stop);
 /** Let the turn's driver be seen by cs_registry_stop(); NULL when it is to be freed. */
 void cs_registry_set_engine_turn(struct cs_turn *turn, struct cs_engine_turn *engine_turn);
+void cs_turn_ref(struct cs_turn *turn);
 void cs_turn_unref(struct cs_turn *turn);
 
 /* request.c */
@@ -151,7 +152,10 @@ enum cs_status cs_context_history(void *arg, const struct cs_engine_item **out_i
  * *out_tid is the earlier turn and nothing is written. */
 CS_MUST_USE enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_MAX],
                                                  struct cs_err *err);
-/** Make the outcome in turn->row and turn->answer durable. */
+/** Make the outcome in turn->row and turn->answer durable, and end the claim before anybody hears
+ * of it. CS_CONFLICT, CS_NOT_FOUND: there is nothing to write it to, the claim is ended too. Any
+ * other failure: the claim stays, try again. With the claim goes its reference: the caller has
+ * another. */
 CS_MUST_USE enum cs_status cs_turn_persist_end(struct cs_turn *turn, struct cs_err *err);
 /** Look the request's key up: CS_OK with *out_tid set, or "" when it is unknown. */
 CS_MUST_USE enum cs_status cs_turn_replay(struct cs_core *core,

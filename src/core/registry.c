@@ -21,6 +21,13 @@ static int compare_tid(const void *a, const void *b)
     return strcmp(x->row.tid, y->row.tid);
 }
 
+void cs_turn_ref(struct cs_turn *turn)
+{
+    pthread_mutex_lock(&turn->core->mutex);
+    turn->refs++;
+    pthread_mutex_unlock(&turn->core->mutex);
+}
+
 void cs_turn_unref(struct cs_turn *turn)
 {
     bool last;

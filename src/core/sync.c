@@ -600,21 +600,28 @@ static enum cs_status apply_all(struct cs_db *db, void *arg, struct cs_err *err)
     return rc;
 }
 
+/* Writer thread. */
+static void on_applied(void *arg)
+{
+    const struct applying *a = arg;
+
+    if (a->touched)
+        cs_history_forget_all(a->core);
+}
+
 static enum cs_status port_apply(void *arg, const struct cs_mirror_change *changes, size_t count,
                                  struct cs_err *err)
 {
     struct cs_core *core = arg;
     struct applying a = {
         .core = core, .changes = changes, .count = count, .next_expiry = INT64_MAX};
-    enum cs_status rc = cs_store_write(core->store, apply_all, &a, err);
+    enum cs_status rc = cs_store_write_then(core->store, apply_all, on_applied, &a, err);
     size_t i;
 
     for (i = 0; i < count; i++)
         if (changes[i].kind == CS_CHANGE_ASIDE)
             cs_log(CS_LOG_WARN, "sync_set_aside", "session", changes[i].sid, "why", changes[i].text,
                    NULL);
-    if (rc == CS_OK && a.touched)
-        cs_history_forget_all(core);
     if (rc == CS_OK && a.next_expiry != INT64_MAX)
         cs_expiry_note(core, a.next_expiry);
     return rc;

@@ -188,6 +188,19 @@ static enum cs_status apply_begin(struct cs_db *db, void *arg, struct cs_err *er
     return rc == CS_OK ? insert_turn(db, begin, err) : rc;
 }
 
+/* Writer thread. */
+static void on_begun(void *arg)
+{
+    const struct begin *begin = arg;
+    const struct cs_turn *turn = begin->turn;
+
+    if (begin->out_tid[0] != '\0')
+        return;
+    cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
+    if (begin->evicted.len > strlen("[]"))
+        cs_history_forget_all(turn->core);
+}
+
 enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_MAX],
                                      struct cs_err *err)
 {
@@ -201,14 +214,11 @@ enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_
 
     out_tid[0] = '\0';
     cs_buf_init(&begin.evicted, EVICTED_MAX);
-    rc = cs_store_write(turn->core->store, apply_begin, &begin, err);
+    rc = cs_store_write_then(turn->core->store, apply_begin, on_begun, &begin, err);
     if (rc == CS_OK && out_tid[0] == '\0') {
-        cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
         cs_sync_wake(turn->core);
-        if (begin.evicted.len > strlen("[]")) {
-            cs_history_forget_all(turn->core);
+        if (begin.evicted.len > strlen("[]"))
             cs_expiry_note(turn->core, begin.now + begin.config->archive_days * 86400000);
-        }
         if (turn->idempotency_key != NULL)
             cs_expiry_note(turn->core, begin.now + begin.config->idempotency_hours * 3600000);
     }
@@ -266,13 +276,29 @@ static enum cs_status apply_end(struct cs_db *db, void *arg, struct cs_err *err)
     return rc;
 }
 
+static void release(struct cs_turn *turn)
+{
+    cs_lease_end(turn);
+    cs_registry_release(turn);
+}
+
+/* Writer thread: who hears of the end may go on at once, and finds it in the history. */
+static void on_ended(void *arg)
+{
+    struct cs_turn *turn = arg;
+
+    cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
+    release(turn);
+}
+
 enum cs_status cs_turn_persist_end(struct cs_turn *turn, struct cs_err *err)
 {
-    enum cs_status rc = cs_store_write(turn->core->store, apply_end, turn, err);
+    enum cs_status rc = cs_store_write_then(turn->core->store, apply_end, on_ended, turn, err);
 
-    if (rc == CS_OK)
-        cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
-    cs_lease_end(turn);
+    if (rc == CS_CONFLICT || rc == CS_NOT_FOUND)
+        release(turn);
+    else if (rc != CS_OK)
+        cs_lease_end(turn);
     cs_sync_wake(turn->core);
     return rc;
 }

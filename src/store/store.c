@@ -129,7 +129,7 @@ static enum cs_status open_writer(struct cs_store *store, const struct cs_store_
         (void)snprintf(db->host, sizeof db->host, "%s", options->host);
     cs_origin_name(db->origin, store->origin);
     *out_version = cs_migrate_newest();
-    return cs_writer_run(&store->writer, begin_start, NULL, err);
+    return cs_writer_run(&store->writer, &(struct cs_write){.apply = begin_start}, err);
 }
 
 static enum cs_status open_readers(struct cs_store *store, unsigned count, struct cs_err *err)
@@ -240,7 +240,13 @@ struct cs_writer *cs_store_writer(struct cs_store *store)
 enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void *arg,
                               struct cs_err *err)
 {
-    return cs_writer_run(&store->writer, apply, arg, err);
+    return cs_store_write_then(store, apply, NULL, arg, err);
+}
+
+enum cs_status cs_store_write_then(struct cs_store *store, cs_store_apply apply,
+                                   cs_store_committed committed, void *arg, struct cs_err *err)
+{
+    return cs_writer_run(&store->writer, &(struct cs_write){apply, committed, arg}, err);
 }
 
 void cs_store_listen(struct cs_store *store, cs_store_listener listener, void *arg)

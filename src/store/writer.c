@@ -19,8 +19,7 @@
 #define APPENDED_KEEP 1024
 
 struct cs_op {
-    cs_store_apply apply;
-    void *arg;
+    struct cs_write write;
     struct cs_err *err; /* the waiter's, or NULL */
     enum cs_status status;
     struct cs_op *next;
@@ -54,7 +53,7 @@ static void apply_saved(struct cs_db *db, struct cs_op *op)
     if (op->status != CS_OK)
         return;
     memcpy(tally, db->tally, sizeof tally);
-    op->status = op->apply(db, op->arg, op->err);
+    op->status = op->write.apply(db, op->write.arg, op->err);
     if (!in_transaction(db))
         return;
     if (op->status != CS_OK) {
@@ -85,11 +84,15 @@ static enum cs_status commit(struct cs_db *db, struct cs_err *err)
     return status;
 }
 
-/* The commit stands: say which messages are in the log now. */
-static void tell(struct cs_writer *writer)
+/* The commit of @ops stands: say which messages are in the log now. */
+static void tell(struct cs_writer *writer, const struct cs_op *ops)
 {
     struct cs_db *db = writer->db;
 
+    for (const struct cs_op *op = ops; op != NULL; op = op->next) {
+        if (op->status == CS_OK && op->write.committed != NULL)
+            op->write.committed(op->write.arg);
+    }
     if (db->appended_count == 0)
         return;
     (void)pthread_mutex_lock(&writer->hearing);
@@ -124,7 +127,7 @@ static struct cs_op *run_transaction(struct cs_writer *writer, struct cs_op *ops
     for (; op != NULL && in_transaction(db); op = op->next) {
         /* A lone op needs no savepoint: the transaction is its own. */
         if (alone)
-            op->status = op->apply(db, op->arg, op->err);
+            op->status = op->write.apply(db, op->write.arg, op->err);
         else
             apply_saved(db, op);
         last = op->status;
@@ -137,7 +140,7 @@ static struct cs_op *run_transaction(struct cs_writer *writer, struct cs_op *ops
     } else if (any && commit(db, &err) != CS_OK) {
         fail_all(ops, NULL, &err);
     } else if (any) {
-        tell(writer);
+        tell(writer, ops);
     }
     roll_back(db); /* what is left, if anything */
     return op;
@@ -306,10 +309,10 @@ static enum cs_status enqueue(struct cs_writer *writer, struct cs_op *op)
     return status;
 }
 
-enum cs_status cs_writer_run(struct cs_writer *writer, cs_store_apply apply, void *arg,
+enum cs_status cs_writer_run(struct cs_writer *writer, const struct cs_write *write,
                              struct cs_err *err)
 {
-    struct cs_op op = {.apply = apply, .arg = arg, .err = err};
+    struct cs_op op = {.write = *write, .err = err};
     enum cs_status status;
 
     if (!writer->threaded) {

@@ -43,8 +43,15 @@ CS_MUST_USE enum cs_status cs_writer_start(struct cs_writer *writer, struct cs_e
 void cs_writer_stop(struct cs_writer *writer);
 void cs_writer_fini(struct cs_writer *writer);
 
-/** As cs_store_write(). */
-CS_MUST_USE enum cs_status cs_writer_run(struct cs_writer *writer, cs_store_apply apply, void *arg,
+/** What cs_store_write_then() is given. */
+struct cs_write {
+    cs_store_apply apply;
+    cs_store_committed committed; /* NULL: nothing to do */
+    void *arg;
+};
+
+/** As cs_store_write_then(). */
+CS_MUST_USE enum cs_status cs_writer_run(struct cs_writer *writer, const struct cs_write *write,
                                          struct cs_err *err);
 
 /** As cs_store_listen(). */

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -303,10 +304,12 @@ class Talk:
     async def next(self, seconds=30):
         return json.loads(await asyncio.wait_for(self.socket.recv(), seconds * SLOWNESS))
 
-    async def ask(self, kind, request_id, **members):
+    async def ask(self, kind, request_id, refused=None, **members):
+        """The answer; `refused` is the code that it must have, None when it must be a success."""
         await self.socket.send(json.dumps({"type": kind, "id": request_id, **members}))
         answer = await self.next()
         assert (answer["type"], answer["id"]) == ("reply", request_id), answer
+        assert (answer["success"], answer.get("code")) == (refused is None, refused), answer
         return answer
 
     async def until_end(self, subscription):
@@ -358,6 +361,40 @@ def test_a_prompt_streams_its_turn_through_the_real_codex(daemon):
     ]
 
 
+async def on_turn_completed(client, sid):
+    await client.ask("subscribe", "s", sessionId=sid, lastEventId=0)
+    turns = 0
+    while turns < 25:
+        message = await client.next()
+        if message["type"] == "reply":
+            assert message["success"], message
+        elif message["event"] == "turn.completed":
+            turns += 1
+            prompt = {"type": "prompt", "id": f"p{turns}", "prompt": "more", "stream": False}
+            await client.socket.send(json.dumps({**prompt, "sessionId": sid}))
+    return turns
+
+
+async def on_end(client, sid):
+    for _ in range(25):
+        await client.ask("prompt", "always the same id", prompt="more", sessionId=sid)
+        events, reason = await client.until_end("always the same id")
+        assert (names(events)[-1], reason) == ("turn.completed", "turn_ended")
+    return 25
+
+
+@pytest.mark.parametrize("converse", [on_turn_completed, on_end])
+def test_who_hears_that_it_has_ended_goes_on_at_once(fast, converse):
+    async def play(_):
+        sids = [fast.ask("the first prompt")["sessionId"] for _ in range(16)]
+        url = f"ws://127.0.0.1:{fast.port}{PATH}"
+        async with contextlib.AsyncExitStack() as stack:
+            sockets = [await stack.enter_async_context(websockets.connect(url)) for _ in sids]
+            return await asyncio.gather(*(converse(Talk(socket), sid) for socket, sid in zip(sockets, sids)))
+
+    assert talk(fast, play) == 16 * [25]
+
+
 def test_a_running_turn_is_cancelled(fast):
     async def play(client):
         begun = await client.ask("prompt", "p", prompt="[[hang]]")
@@ -403,9 +440,9 @@ def test_subscriptions_are_told_apart_and_end_when_asked(fast):
     mine, other = fast.ask("mine", userId="anna"), fast.ask("other", userId="berta")
 
     async def play(client):
-        assert (await client.ask("subscribe", "anna's", userId="anna"))["success"]
-        assert (await client.ask("subscribe", "one", sessionId=other["sessionId"]))["success"]
-        assert (await client.ask("subscribe", "one", sessionId=other["sessionId"]))["code"] == "subscription_exists"
+        await client.ask("subscribe", "anna's", userId="anna")
+        await client.ask("subscribe", "one", sessionId=other["sessionId"])
+        await client.ask("subscribe", "one", sessionId=other["sessionId"], refused="subscription_exists")
         await asyncio.to_thread(fast.go_on, other["conversationId"], "more", userId="berta")
         seen = [await client.next()]
         while seen[-1]["event"] != "turn.completed":
@@ -424,8 +461,8 @@ def test_subscriptions_are_told_apart_and_end_when_asked(fast):
 def test_a_connection_has_so_many_subscriptions_and_no_more(fast):
     async def play(client):
         for number in range(16):
-            assert (await client.ask("subscribe", f"s{number}"))["success"]
-        assert (await client.ask("subscribe", "one more"))["code"] == "too_many_subscriptions"
+            await client.ask("subscribe", f"s{number}")
+        await client.ask("subscribe", "one more", refused="too_many_subscriptions")
         await client.socket.send(json.dumps({"type": "unsubscribe", "id": "u", "subscription": "s3"}))
         await client.next(), await client.next()
         return await client.ask("subscribe", "one more")
@@ -438,12 +475,11 @@ def test_a_subscription_takes_its_share_of_the_streams(make_daemon):
 
     async def play(client):
         for number in range(5):  # what is refused takes no share
-            refused = await client.ask("subscribe", f"r{number}", sessionId="nobody")
-            assert refused["code"] == "session_not_found"
-        assert (await client.ask("subscribe", "one"))["success"]
-        assert (await client.ask("subscribe", "two"))["success"]
-        assert (await client.ask("subscribe", "three"))["code"] == "too_many_streams"
-        assert (await client.ask("prompt", "p", prompt="unheard"))["code"] == "too_many_streams"
+            await client.ask("subscribe", f"r{number}", sessionId="nobody", refused="session_not_found")
+        await client.ask("subscribe", "one")
+        await client.ask("subscribe", "two")
+        await client.ask("subscribe", "three", refused="too_many_streams")
+        await client.ask("prompt", "p", prompt="unheard", refused="too_many_streams")
         assert daemon.stats()["totalConversations"] == 0  # it was not begun
         await client.socket.send(json.dumps({"type": "unsubscribe", "id": "u", "subscription": "one"}))
         await client.next(), await client.next()

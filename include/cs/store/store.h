@@ -66,6 +66,16 @@ typedef enum cs_status (*cs_store_apply)(struct cs_db *db, void *arg, struct cs_
 CS_MUST_USE enum cs_status cs_store_write(struct cs_store *store, cs_store_apply apply, void *arg,
                                           struct cs_err *err);
 
+/** Told that a write is durable: on the writer thread, before the listener or the write's caller
+ * hears of it. What they may go by once they do (a session that is free again, a cache that is
+ * stale) is put right here. It must not block, and must not call cs_store_*. */
+typedef void (*cs_store_committed)(void *arg);
+
+/** As cs_store_write(), with @committed called, with @arg too, if and only if it returns CS_OK. */
+CS_MUST_USE enum cs_status cs_store_write_then(struct cs_store *store, cs_store_apply apply,
+                                               cs_store_committed committed, void *arg,
+                                               struct cs_err *err);
+
 /** A row of the log that was committed: its id, and the rowid of its session. */
 struct cs_appended {
     int64_t id, session;

@@ -143,9 +143,7 @@ static struct cs_turn *hang(struct fixture *f, const char *prompt)
 
     play(f, HANG);
     turn = begin(f, &request);
-    pthread_mutex_lock(&f->core->mutex);
-    turn->refs++;
-    pthread_mutex_unlock(&f->core->mutex);
+    cs_turn_ref(turn);
     assert_int_equal(cs_turn_detach(turn, NULL), CS_OK);
     pthread_mutex_lock(&f->engine.mutex);
     while (f->engine.running == 0) /* it goes by the script of now */
@@ -815,6 +813,81 @@ static void what_a_fork_copies_is_no_event(void **state)
     cs_session_fini(&fork);
 }
 
+/* Looks at a session each time its rows are told of, while their teller waits. */
+struct witness {
+    struct fixture *f;
+    const char *sid;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    size_t told, looked;
+    bool busy[2];
+    unsigned messages[2];
+};
+
+static void wait_for_witness(void *arg, const struct cs_appended *rows, size_t count)
+{
+    struct witness *w = arg;
+    int64_t deadline = SOON;
+
+    (void)rows;
+    assert_int_equal(count, 1);
+    pthread_mutex_lock(&w->mutex);
+    w->told++;
+    pthread_cond_broadcast(&w->changed);
+    while (w->looked < w->told && cs_cond_wait(&w->changed, &w->mutex, deadline))
+        continue;
+    assert_int_equal(w->looked, w->told);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+static void *look(void *arg)
+{
+    struct witness *w = arg;
+    const struct cs_history *history;
+    size_t i;
+
+    for (i = 0; i < 2; i++) {
+        pthread_mutex_lock(&w->mutex);
+        while (w->told <= i)
+            assert_true(cs_cond_wait(&w->changed, &w->mutex, SOON));
+        pthread_mutex_unlock(&w->mutex);
+        w->busy[i] = cs_registry_busy(w->f->core, w->sid);
+        assert_int_equal(cs_core_history(w->f->core, w->sid, 0, 0, &history, NULL), CS_OK);
+        w->messages[i] = (unsigned)history->count;
+        cs_history_release(history);
+        pthread_mutex_lock(&w->mutex);
+        w->looked++;
+        pthread_cond_broadcast(&w->changed);
+        pthread_mutex_unlock(&w->mutex);
+    }
+    return NULL;
+}
+
+static void who_hears_of_a_message_reads_it_and_may_go_on_after_an_end(void **state)
+{
+    struct fixture *f = *state;
+    char sid[CS_UUID_MAX];
+    struct witness w = {.f = f, .sid = sid, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    struct cs_turn_request request = ask("one");
+    pthread_t thread;
+
+    run(f, &request, sid);
+    request = ask("two");
+    request.identifier = sid;
+    request.continued = true;
+    assert_int_equal(cs_cond_init(&w.changed, NULL), CS_OK);
+    cs_store_listen(f->store, wait_for_witness, &w);
+    assert_int_equal(pthread_create(&thread, NULL, look, &w), 0);
+    run(f, &request, NULL);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    cs_store_listen(f->store, NULL, NULL);
+    pthread_cond_destroy(&w.changed);
+    assert_true(w.busy[0]);
+    assert_int_equal(w.messages[0], 3);
+    assert_false(w.busy[1]);
+    assert_int_equal(w.messages[1], 4);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -836,6 +909,7 @@ int main(void)
         CASE(an_outcome_that_the_disk_refuses_is_told_in_passing_and_later_for_good),
         CASE(shutdown_ends_a_feed_after_what_waits),
         CASE(a_waiting_listener_can_be_woken),
+        CASE(who_hears_of_a_message_reads_it_and_may_go_on_after_an_end),
         CASE(nothing_is_lost_or_given_twice_while_many_write_and_listeners_come_and_go),
     };
 #undef CASE
