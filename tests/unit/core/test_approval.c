@@ -11,93 +11,48 @@
 
 #include <cmocka.h>
 
-#include "cs/base/clock.h"
 #include "cs/base/json.h"
-#include "cs/base/log.h"
-#include "cs/core/core.h"
 #include "cs/core/events.h"
-#include "priv.h"
-#include "scripted_engine.h"
+#include "core_fixture.h"
 
-#define SOON    (cs_mono_ms() + 10000)
 #define RIVALS  8
 #define COMMAND "{\"command\":\"make\"}"
 
 /* ---- fixture ---- */
 
-struct fixture {
-    char dir[64], data[96];
-    struct cs_config config;
-    struct cs_store *store;
-    struct cs_engine engine;
-    struct cs_core *core;
+struct asking {
+    struct fixture on;
     struct cs_feed *feed;
     char tid[CS_UUID_MAX], sid[CS_UUID_MAX]; /* of the last turn */
     char id[32];                             /* of the last approval */
     char data_of_event[2048];                /* of the last event */
 };
 
-/* Settings as the flags say, in @config. */
-static void load_config(const struct fixture *f, const char *flag, struct cs_config *config)
-{
-    char data_flag[128], cwd_flag[96], more[96];
-    char *argv[] = {data_flag, cwd_flag, more, NULL};
-    char *envp[] = {NULL};
-    struct cs_err err = {0};
-
-    snprintf(data_flag, sizeof data_flag, "--data-dir=%s", f->data);
-    snprintf(cwd_flag, sizeof cwd_flag, "--cwd=%s", f->dir);
-    snprintf(more, sizeof more, "%s", flag);
-    if (cs_config_load(config, 3, argv, envp, &err) != CS_OK)
-        fail_msg("%s", err.msg);
-}
-
-static void reload(struct fixture *f, const char *flag)
+static void reload(struct asking *f, const char *flag)
 {
     struct cs_config fresh = {0};
 
-    load_config(f, flag, &fresh);
-    assert_int_equal(cs_core_reload(f->core, &fresh, NULL, NULL), CS_OK);
+    load_config(&f->on, flag, &fresh);
+    assert_int_equal(cs_core_reload(f->on.core, &fresh, NULL, NULL), CS_OK);
     cs_config_fini(&fresh);
 }
 
 static int setup(void **state)
 {
-    struct fixture *f = calloc(1, sizeof *f);
-    struct cs_store_options options = {.host = "here"};
-    struct cs_store_opened opened;
-    struct cs_core_parts parts;
-    struct cs_err err = {0};
+    struct asking *f = calloc(1, sizeof *f);
 
     assert_non_null(f);
-    snprintf(f->dir, sizeof f->dir, "/tmp/cs-approval-XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
-    snprintf(f->data, sizeof f->data, "%s/data", f->dir);
-    assert_int_equal(mkdir(f->data, 0700), 0);
-    load_config(f, "--sandbox-ceiling=danger-full-access", &f->config);
-    scripted_engine_init(&f->engine);
-    cs_log_set_level(CS_LOG_ERROR);
-    options.dir = f->data;
-    if (cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
-        fail_msg("%s", err.msg);
-    parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
-    assert_int_equal(cs_core_new(&parts, &f->core, &err), CS_OK);
+    fixture_open(&f->on, "--sandbox-ceiling=danger-full-access");
     *state = f;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct fixture *f = *state;
-    char command[128];
+    struct asking *f = *state;
 
     cs_feed_close(f->feed);
-    assert_true(cs_core_drain(f->core, SOON));
-    cs_core_free(f->core);
-    cs_store_close(f->store);
-    cs_config_fini(&f->config);
-    snprintf(command, sizeof command, "rm -rf %s", f->dir);
-    assert_int_equal(system(command), 0); // NOLINT
+    fixture_close(&f->on);
     free(f);
     return 0;
 }
@@ -112,31 +67,31 @@ static struct cs_turn_request ask(const char *prompt)
 }
 
 /* Begin a turn in which Codex asks @count times, and listen to it. */
-static void begin(struct fixture *f, const struct cs_turn_request *request, int count,
+static void begin(struct asking *f, const struct cs_turn_request *request, int count,
                   const char *kind, const char *text)
 {
     struct cs_feed_filter filter = {.turn = f->tid, .after = -1};
     struct cs_turn *turn = NULL;
     struct cs_err err = {0};
 
-    pthread_mutex_lock(&f->engine.mutex);
-    f->engine.script = ASK;
-    f->engine.asks = count;
-    f->engine.ask_kind = kind;
-    f->engine.ask_text = text;
-    f->engine.answered = 0;
-    f->engine.answers[0] = '\0';
-    pthread_mutex_unlock(&f->engine.mutex);
-    if (cs_turn_begin(f->core, request, &turn, f->tid, &err) != CS_OK)
+    pthread_mutex_lock(&f->on.engine.mutex);
+    f->on.engine.script = ASK;
+    f->on.engine.asks = count;
+    f->on.engine.ask_kind = kind;
+    f->on.engine.ask_text = text;
+    f->on.engine.answered = 0;
+    f->on.engine.answers[0] = '\0';
+    pthread_mutex_unlock(&f->on.engine.mutex);
+    if (cs_turn_begin(f->on.core, request, &turn, f->tid, &err) != CS_OK)
         fail_msg("%s", err.msg);
     snprintf(f->sid, sizeof f->sid, "%s", cs_turn_sid(turn));
     cs_feed_close(f->feed);
-    assert_int_equal(cs_feed_open(f->core, &filter, &f->feed, &err), CS_OK);
+    assert_int_equal(cs_feed_open(f->on.core, &filter, &f->feed, &err), CS_OK);
     assert_int_equal(cs_turn_detach(turn, &err), CS_OK);
 }
 
 /* The next event but turn.started: its name; its data and approval are kept. */
-static const char *next_event(struct fixture *f)
+static const char *next_event(struct asking *f)
 {
     struct cs_event event;
     struct cs_json *json = NULL;
@@ -156,44 +111,44 @@ static const char *next_event(struct fixture *f)
     return event.name;
 }
 
-static void expect_event(struct fixture *f, const char *name, const char *part)
+static void expect_event(struct asking *f, const char *name, const char *part)
 {
     assert_string_equal(next_event(f), name);
     if (strstr(f->data_of_event, part) == NULL)
         fail_msg("no %s in %s", part, f->data_of_event);
 }
 
-static void expect_answer(struct fixture *f, const char *id, bool approve, enum cs_status status,
+static void expect_answer(struct asking *f, const char *id, bool approve, enum cs_status status,
                           const char *code)
 {
     struct cs_err err = {0};
 
-    assert_int_equal(cs_turn_approve(f->core, f->tid, id, approve, "rest", &err), status);
+    assert_int_equal(cs_turn_approve(f->on.core, f->tid, id, approve, "rest", &err), status);
     if (code != NULL)
         assert_string_equal(err.code, code);
 }
 
 /* What is open in the turn, now or at its end; for free(). */
-static char *open_ones(struct fixture *f, bool wait)
+static char *open_ones(struct asking *f, bool wait)
 {
     struct cs_turn_view view;
     char *list;
 
-    assert_int_equal(cs_turn_view(f->core, f->tid, wait ? SOON : 0, &view, NULL), CS_OK);
+    assert_int_equal(cs_turn_view(f->on.core, f->tid, wait ? SOON : 0, &view, NULL), CS_OK);
     list = view.approvals;
     view.approvals = NULL;
     cs_turn_view_fini(&view);
     return list;
 }
 
-static char *patch_of(const struct fixture *f, const char *name, const char *more)
+static char *patch_of(const struct asking *f, const char *name, const char *more)
 {
     static char text[512];
 
     snprintf(text, sizeof text,
              "{\"changes\":[{\"path\":\"%s/in.txt\",\"kind\":{\"type\":\"add\"}},"
              "{\"path\":\"%s/%s\",\"kind\":{\"type\":\"add\"}}]%s}",
-             f->dir, f->dir, name, more);
+             f->on.dir, f->on.dir, name, more);
     return text;
 }
 
@@ -201,7 +156,7 @@ static char *patch_of(const struct fixture *f, const char *name, const char *mor
 
 static void each_question_is_told_and_answered_once(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
     struct cs_err err = {0};
     char first[32], *list;
@@ -224,7 +179,7 @@ static void each_question_is_told_and_answered_once(void **state)
     expect_answer(f, first, false, CS_CONFLICT, "approval_answered");
     expect_answer(f, "3", true, CS_NOT_FOUND, "approval_not_found");
     expect_answer(f, "", true, CS_NOT_FOUND, "approval_not_found");
-    assert_int_equal(cs_turn_approve(f->core, f->sid, first, true, "rest", &err), CS_NOT_FOUND);
+    assert_int_equal(cs_turn_approve(f->on.core, f->sid, first, true, "rest", &err), CS_NOT_FOUND);
     assert_string_equal(err.code, "turn_not_found");
     list = open_ones(f, false);
     assert_null(strstr(list, "\"approvalId\":\"1\""));
@@ -240,7 +195,7 @@ static void each_question_is_told_and_answered_once(void **state)
 static void a_long_question_is_whole_in_the_turn_alone(void **state)
 {
     static char text[100000];
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
     char *list;
 
@@ -257,7 +212,7 @@ static void a_long_question_is_whole_in_the_turn_alone(void **state)
 
 static void a_question_without_an_answer_is_declined_in_time(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
     int64_t start = cs_mono_ms();
 
@@ -274,7 +229,7 @@ static void a_question_without_an_answer_is_declined_in_time(void **state)
 
 static void a_turn_ends_in_time_with_what_is_open(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
     request.timeout_ms = 1000;
@@ -286,31 +241,31 @@ static void a_turn_ends_in_time_with_what_is_open(void **state)
 
 static void a_cancel_closes_what_is_open(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
     char tid[CS_UUID_MAX];
 
     begin(f, &request, 1, "command", COMMAND);
     expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
-    assert_int_equal(cs_session_cancel(f->core, f->sid, tid, NULL), CS_OK);
+    assert_int_equal(cs_session_cancel(f->on.core, f->sid, tid, NULL), CS_OK);
     expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"cancel\"}");
     expect_event(f, "turn.failed", "\"turn_cancelled\"");
 }
 
 static void a_stop_of_the_daemon_closes_what_is_open(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
     begin(f, &request, 1, "command", COMMAND);
     expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
-    assert_true(cs_core_drain(f->core, SOON));
+    assert_true(cs_core_drain(f->on.core, SOON));
     expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"shutdown\"}");
     expect_event(f, "turn.failed", "\"turn_interrupted\"");
 }
 
 /* What becomes of one question in a turn with @sandbox: whether it was offered. */
-static bool offered(struct fixture *f, const char *sandbox, const char *kind, const char *text)
+static bool offered(struct asking *f, const char *sandbox, const char *kind, const char *text)
 {
     struct cs_turn_request request = ask("do it");
     bool is_offered;
@@ -330,7 +285,7 @@ static bool offered(struct fixture *f, const char *sandbox, const char *kind, co
 
 static void nothing_above_the_ceiling_is_offered(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     char moved[256];
 
     assert_true(offered(f, "read-only", "command", COMMAND));
@@ -352,12 +307,12 @@ static void nothing_above_the_ceiling_is_offered(void **state)
     snprintf(
         moved, sizeof moved,
         "{\"changes\":[{\"path\":\"%s/a\",\"kind\":{\"type\":\"update\",\"move_path\":null}}]}",
-        f->dir);
+        f->on.dir);
     assert_true(offered(f, "read-only", "patch", moved));
     snprintf(
         moved, sizeof moved,
         "{\"changes\":[{\"path\":\"%s/a\",\"kind\":{\"type\":\"update\",\"move_path\":\"/b\"}}]}",
-        f->dir);
+        f->on.dir);
     assert_false(offered(f, "read-only", "patch", moved));
 
     reload(f, "--sandbox-ceiling=read-only");
@@ -367,7 +322,7 @@ static void nothing_above_the_ceiling_is_offered(void **state)
 
 static void a_lowered_ceiling_holds_for_what_is_open(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
     begin(f, &request, 1, "command", COMMAND);
@@ -381,10 +336,10 @@ static void a_lowered_ceiling_holds_for_what_is_open(void **state)
 
 static void what_codex_does_not_ask_any_more_cannot_be_answered(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
-    f->engine.ask_settled = true;
+    f->on.engine.ask_settled = true;
     begin(f, &request, 1, "command", COMMAND);
     expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
     expect_answer(f, "1", true, CS_CONFLICT, "approval_answered");
@@ -394,7 +349,7 @@ static void what_codex_does_not_ask_any_more_cannot_be_answered(void **state)
 
 struct rival {
     pthread_t thread;
-    struct fixture *f;
+    struct asking *f;
     bool approve;
     enum cs_status status;
 };
@@ -404,13 +359,13 @@ static void *answer_too(void *arg)
     struct rival *rival = arg;
 
     rival->status =
-        cs_turn_approve(rival->f->core, rival->f->tid, "1", rival->approve, "rest", NULL);
+        cs_turn_approve(rival->f->on.core, rival->f->tid, "1", rival->approve, "rest", NULL);
     return NULL;
 }
 
 static void of_many_answers_one_holds(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
     struct rival rivals[RIVALS];
     int won = -1;
@@ -439,26 +394,26 @@ static void of_many_answers_one_holds(void **state)
 }
 
 /* Run a turn to its end: whether Codex was told that it may ask. */
-static bool may_ask(struct fixture *f, const char *identifier, const char *approval)
+static bool may_ask(struct asking *f, const char *identifier, const char *approval)
 {
     struct cs_turn_request request = ask("say it");
     struct cs_turn *turn = NULL;
     struct cs_err err = {0};
 
-    f->engine.script = ANSWER;
+    f->on.engine.script = ANSWER;
     request.approval = approval;
     request.continued = identifier != NULL;
     request.identifier = identifier;
-    if (cs_turn_begin(f->core, &request, &turn, f->tid, &err) != CS_OK)
+    if (cs_turn_begin(f->on.core, &request, &turn, f->tid, &err) != CS_OK)
         fail_msg("%s", err.msg);
     snprintf(f->sid, sizeof f->sid, "%s", cs_turn_sid(turn));
     assert_int_equal(cs_turn_run(turn, NULL, NULL, &err), CS_OK);
-    return f->engine.may_ask;
+    return f->on.engine.may_ask;
 }
 
 static void the_policy_is_the_sessions_and_for_a_turn_that_of_its_request(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     char sid[CS_UUID_MAX];
 
     assert_false(may_ask(f, NULL, NULL));
@@ -472,13 +427,13 @@ static void the_policy_is_the_sessions_and_for_a_turn_that_of_its_request(void *
     assert_true(may_ask(f, sid, NULL));
 }
 
-static void expect_refused(struct fixture *f, const struct cs_turn_request *request,
+static void expect_refused(struct asking *f, const struct cs_turn_request *request,
                            const char *code)
 {
     struct cs_turn *turn = NULL;
     struct cs_err err = {0};
 
-    if (cs_turn_begin(f->core, request, &turn, f->tid, &err) == CS_OK) {
+    if (cs_turn_begin(f->on.core, request, &turn, f->tid, &err) == CS_OK) {
         assert_int_equal(cs_turn_run(turn, NULL, NULL, NULL), CS_OK);
         fail_msg("it was begun");
     }
@@ -488,7 +443,7 @@ static void expect_refused(struct fixture *f, const struct cs_turn_request *requ
 
 static void bad_policies_are_refused(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     static const char *const words[] = {"", "always", "untrusted", "On-request"};
 
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
@@ -501,10 +456,10 @@ static void bad_policies_are_refused(void **state)
 
 static void exec_cannot_ask(void **state)
 {
-    struct fixture *f = *state;
+    struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
-    f->engine.exec_only = true;
+    f->on.engine.exec_only = true;
     expect_refused(f, &request, "approvals_unavailable");
 }
 

@@ -10,21 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "cs/base/clock.h"
-#include "cs/base/log.h"
-#include "cs/core/core.h"
 #include "cs/core/events.h"
 #include "cs/store/replica.h"
-#include "priv.h"
-#include "scripted_engine.h"
+#include "core_fixture.h"
 
 #define FAR        INT64_C(0x0123456789abcdef) /* an origin of another host */
-#define SOON       (cs_mono_ms() + 10000)
 #define AT_ONCE    0
 #define PUBLISHERS 4
 #define EACH       200
@@ -32,68 +26,20 @@
 
 /* ---- fixture ---- */
 
-struct fixture {
-    char dir[64], data[96];
-    struct cs_config config;
-    struct cs_store *store;
-    struct cs_engine engine;
-    struct cs_core *core;
-};
-
-static void open_core(struct fixture *f)
-{
-    struct cs_store_options options = {.dir = f->data, .host = "here"};
-    struct cs_store_opened opened;
-    struct cs_core_parts parts;
-    struct cs_err err = {0};
-
-    if (cs_store_open(&options, &f->store, &opened, &err) != CS_OK)
-        fail_msg("%s", err.msg);
-    parts = (struct cs_core_parts){.store = f->store, .engine = &f->engine, .config = &f->config};
-    assert_int_equal(cs_core_new(&parts, &f->core, &err), CS_OK);
-}
-
-static void close_core(struct fixture *f)
-{
-    assert_true(cs_core_drain(f->core, SOON));
-    cs_core_free(f->core);
-    cs_store_close(f->store);
-}
-
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    char data_flag[128], cwd_flag[96];
-    char *argv[] = {data_flag, cwd_flag, NULL};
-    char *envp[] = {NULL};
-    struct cs_err err = {0};
 
     assert_non_null(f);
-    snprintf(f->dir, sizeof f->dir, "/tmp/cs-events-XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
-    snprintf(f->data, sizeof f->data, "%s/data", f->dir);
-    assert_int_equal(mkdir(f->data, 0700), 0);
-    snprintf(data_flag, sizeof data_flag, "--data-dir=%s", f->data);
-    snprintf(cwd_flag, sizeof cwd_flag, "--cwd=%s", f->dir);
-    if (cs_config_load(&f->config, 2, argv, envp, &err) != CS_OK)
-        fail_msg("%s", err.msg);
-    scripted_engine_init(&f->engine);
-    cs_log_set_level(CS_LOG_ERROR);
-    open_core(f);
+    fixture_open(f, NULL);
     *state = f;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct fixture *f = *state;
-    char command[128];
-
-    close_core(f);
-    cs_config_fini(&f->config);
-    snprintf(command, sizeof command, "rm -rf %s", f->dir);
-    assert_int_equal(system(command), 0); // NOLINT
-    free(f);
+    fixture_close(*state);
+    free(*state);
     return 0;
 }
 
