@@ -1,6 +1,6 @@
 /* engine/app_thread: what is known of the threads that an app-server has loaded.
  *
- * Layer: engine, private; used by app_server.c alone, under its link's mutex.
+ * Layer: engine, private; used by the app-server driver alone, under its link's mutex.
  */
 #ifndef CS_ENGINE_APP_THREAD_H
 #define CS_ENGINE_APP_THREAD_H

@@ -226,11 +226,6 @@ static void on_reply(struct cs_driver *driver, struct cs_link_turn *node,
     (void)line;
 }
 
-static bool is(const char *text, const char *word)
-{
-    return text && strcmp(text, word) == 0;
-}
-
 static void send_cancelled(struct cs_driver *driver, int64_t call)
 {
     char line[128];
@@ -266,7 +261,7 @@ static bool on_request(struct cs_driver *driver, struct cs_codex_line *line)
         return false;
     }
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        if (is(what, kinds[i].method)) {
+        if (cs_text_is(what, kinds[i].method)) {
             return cs_link_ask(&driver->link, line, node->turn, &kinds[i], NULL);
         }
     }
@@ -280,14 +275,15 @@ static void on_notice(struct cs_driver *driver, struct cs_codex_line *line)
     }
     int64_t id = cs_json_int(cs_json_path(line->params, "_meta", "requestId", NULL), -1);
     const char *type = cs_json_get_string(cs_json_get(line->params, "msg"), "type");
-    if (is(type, "task_started") && id > 0 && was_stopped(driver, id)) {
+    if (cs_text_is(type, "task_started") && id > 0 && was_stopped(driver, id)) {
         send_cancelled(driver, id);
     }
     struct cs_link_turn *node = cs_link_find(&driver->link, id);
     if (!node) {
         return;
     }
-    bool delta = is(type, "agent_message_content_delta") || is(type, "agent_message_delta");
+    bool delta =
+        cs_text_is(type, "agent_message_content_delta") || cs_text_is(type, "agent_message_delta");
     cs_turn_push(node->turn, CS_IN_NOTICE, line->json, NULL, line->len, delta);
     line->json = NULL;
 }
@@ -456,7 +452,7 @@ static void on_delta(struct cs_engine_turn *turn, const struct cs_json *msg, boo
 static void speak(struct cs_engine_turn *turn, const char *text)
 {
     struct state *state = turn->state;
-    if (text && !is(state->spoken, text)) {
+    if (text && !cs_text_is(state->spoken, text)) {
         cs_text_replace(&state->spoken, text);
         cs_turn_emit(turn, CS_EVENT_MESSAGE, text, strlen(text), "");
     }
@@ -465,7 +461,7 @@ static void speak(struct cs_engine_turn *turn, const char *text)
 static void on_item(struct cs_engine_turn *turn, const struct cs_json *item)
 {
     const char *type = cs_json_get_string(item, "type");
-    if (!type || is(type, "UserMessage") || is(type, "AgentMessage")) {
+    if (!type || cs_text_is(type, "UserMessage") || cs_text_is(type, "AgentMessage")) {
         return;
     }
     /* The names that app-server has for the same: commandExecution for CommandExecution. */
@@ -565,25 +561,25 @@ static void noticed(struct cs_driver *driver, struct cs_engine_turn *turn,
         cs_json_int(cs_json_path(params, "_meta", "requestId", NULL), -1) != state->call) {
         return;
     }
-    if (is(type, "session_configured")) {
+    if (cs_text_is(type, "session_configured")) {
         on_configured(driver, turn, msg);
-    } else if (is(type, "task_started") || is(type, "turn_started")) {
+    } else if (cs_text_is(type, "task_started") || cs_text_is(type, "turn_started")) {
         on_started(turn, params);
-    } else if (is(type, "agent_message_content_delta")) {
+    } else if (cs_text_is(type, "agent_message_content_delta")) {
         on_delta(turn, msg, true);
-    } else if (is(type, "agent_message_delta")) {
+    } else if (cs_text_is(type, "agent_message_delta")) {
         on_delta(turn, msg, false);
-    } else if (is(type, "agent_message")) {
+    } else if (cs_text_is(type, "agent_message")) {
         speak(turn, cs_json_get_string(msg, "message"));
-    } else if (is(type, "item_completed")) {
+    } else if (cs_text_is(type, "item_completed")) {
         on_item(turn, cs_json_get(msg, "item"));
-    } else if (is(type, "token_count")) {
+    } else if (cs_text_is(type, "token_count")) {
         on_tokens(&state->rpc, cs_json_get(msg, "info"));
-    } else if (is(type, "error")) {
+    } else if (cs_text_is(type, "error")) {
         const char *message = cs_json_get_string(msg, "message");
         cs_text_replace(&state->error, message);
         state->error_code = cs_codex_error_code(cs_json_get(msg, "codex_error_info"), message);
-    } else if (is(type, "turn_aborted")) {
+    } else if (cs_text_is(type, "turn_aborted")) {
         cs_rpc_finish(driver, turn, CS_UPSTREAM, "codex_error", "Codex interrupted the turn");
     }
 }
@@ -677,20 +673,10 @@ static enum cs_status create(struct cs_engine *engine, struct cs_driver **out_dr
     return cs_rpc_driver_new(engine, &link_ops, sizeof(struct cs_driver), out_driver, err);
 }
 
-static void destroy(struct cs_driver *driver, int64_t deadline)
-{
-    if (!driver) {
-        return;
-    }
-    cs_link_fini(&driver->link, deadline);
-    on_down(driver);
-    free(driver);
-}
-
 const struct cs_driver_ops cs_mcp_ops = {
     .kind = CS_ENGINE_MCP,
     .create = create,
-    .destroy = destroy,
+    .destroy = cs_rpc_driver_free,
     .step = cs_rpc_step,
     .cancel = cs_rpc_cancel,
     .answer = cs_rpc_answer,

@@ -89,6 +89,11 @@ size_t cs_codex_hash(const char *id)
     return (size_t)(hash ^ hash >> 32);
 }
 
+bool cs_text_is(const char *text, const char *word)
+{
+    return text && strcmp(text, word) == 0;
+}
+
 void cs_text_replace(char **text, const char *by)
 {
     char *copy = by ? strdup(by) : NULL;

@@ -1,7 +1,7 @@
 /* engine/rpc: a long-lived child that speaks JSON-RPC, an object a line, and serves many turns.
  *
- * Layer: engine, private; shared by app_server.c and mcp.c. What their turns do alike is in
- * rpc_turn.c.
+ * Layer: engine, private; shared by the app-server and the MCP driver. What their turns do alike is
+ * in rpc_turn.c.
  *
  * A link owns the child. Its supervisor thread starts one when a turn waits for it, bounds the
  * handshake, ends a child that hangs, frees dead ones and holds a crash loop down. The child's
@@ -54,6 +54,8 @@ void cs_codex_id(char out[CS_CODEX_ID_MAX], const char *id);
 size_t cs_codex_hash(const char *id);
 /** @json as text, for free(); NULL without memory. */
 char *cs_json_text(const struct cs_json *json);
+/** Whether @text is @word; NULL is no word. */
+bool cs_text_is(const char *text, const char *word);
 /** Free @text and put a copy of @by there; NULL if @by is NULL or memory is out. */
 void cs_text_replace(char **text, const char *by);
 
@@ -136,6 +138,8 @@ struct cs_link_ops {
     void (*release)(struct cs_driver *driver, struct cs_engine_turn *turn, bool clean);
     /** Free what the state owns; NULL: nothing more. */
     void (*clear)(struct cs_engine_turn *turn);
+    /** Free what the driver owns beside its link; NULL: nothing more. All turns have left. */
+    void (*fini)(struct cs_driver *driver);
 };
 
 enum cs_link_state { CS_LINK_DOWN, CS_LINK_STARTING, CS_LINK_READY, CS_LINK_STOPPING };

@@ -231,3 +231,17 @@ enum cs_status cs_rpc_driver_new(struct cs_engine *engine, const struct cs_link_
     *out_driver = driver;
     return CS_OK;
 }
+
+void cs_rpc_driver_free(struct cs_driver *driver, int64_t deadline)
+{
+    if (!driver) {
+        return;
+    }
+    struct cs_link *link = link_of(driver);
+    cs_link_fini(link, deadline);
+    link->ops->on_down(driver);
+    if (link->ops->fini) {
+        link->ops->fini(driver);
+    }
+    free(driver);
+}

@@ -1,6 +1,6 @@
 /* engine/rpc_turn: what every turn over a link does alike, whichever protocol the child speaks.
  *
- * Layer: engine, private; shared by app_server.c and mcp.c.
+ * Layer: engine, private; shared by the app-server and the MCP driver.
  *
  * A driver's object begins with its struct cs_link, and its state per turn with a struct
  * cs_rpc_turn, so that the functions here serve as entries of its struct cs_driver_ops. What is its
@@ -41,6 +41,9 @@ enum cs_status cs_rpc_answer(struct cs_driver *driver, struct cs_engine_turn *tu
 CS_MUST_USE enum cs_status cs_rpc_driver_new(struct cs_engine *engine,
                                              const struct cs_link_ops *ops, size_t size,
                                              struct cs_driver **out_driver, struct cs_err *err);
+/** Stop the driver's child, at most until @deadline if it obeys, and free it; an entry of struct
+ * cs_driver_ops. All turns have left. */
+void cs_rpc_driver_free(struct cs_driver *driver, int64_t deadline);
 
 /* For the hooks; on the owner's thread, without the mutex. */
 
