@@ -2,6 +2,7 @@
  *
  * Each question is answered once: by a caller, by its time-out, by the operator's ceiling, or with
  * the end of its turn. Whoever closes it, under core->mutex, tells Codex and then the listeners.
+ * While one is open the turn's clock stands still: people take longer than Codex may.
  */
 #include "approval.h"
 
@@ -16,6 +17,7 @@
 #define KEPT_MAX    64                 /* closed ones that are remembered per turn */
 #define TOLD_MAX    ((size_t)64 << 10) /* bytes of a request in an event; of a longer one nothing */
 #define MEMBERS_MAX (TOLD_MAX + 4096)
+#define LOOK_MS     100 /* at least, between two looks whether the clock goes again */
 
 struct cs_approval {
     struct cs_approval *next; /* the younger one */
@@ -146,6 +148,8 @@ static void free_approval(struct cs_approval *approval)
 static enum cs_status close_one(struct cs_turn *turn, struct cs_approval *approval, bool approve)
 {
     approval->open = false;
+    if (--turn->open == 0) /* the clock goes on */
+        turn->deadline += cs_mono_ms() - turn->still_since;
     free(approval->request);
     approval->request = NULL;
     return cs_engine_turn_answer(turn->engine_turn, approval->id, approve, NULL);
@@ -179,6 +183,9 @@ static void append(struct cs_turn *turn, struct cs_approval *approval)
     while (*at != NULL)
         at = &(*at)->next;
     *at = approval;
+    approval->open = true;
+    if (turn->open++ == 0)
+        turn->still_since = cs_mono_ms();
 }
 
 /* ---- the driving thread ---- */
@@ -196,10 +203,9 @@ static struct cs_approval *approval_new(const struct cs_turn *turn, const char *
     snprintf(approval->kind, sizeof approval->kind, "%s", kind);
     approval->needs = power_of(turn, kind, event->text, event->len);
     approval->due = now + config->approval_timeout_ms;
-    if (approval->due > turn->deadline)
-        approval->due = turn->deadline;
+    if (approval->due > turn->limit)
+        approval->due = turn->limit;
     approval->expires_at = cs_clock_ms() + (approval->due - now);
-    approval->open = true;
     approval->request = strdup(event->text);
     if (approval->request == NULL) {
         free(approval);
@@ -252,6 +258,21 @@ int64_t cs_approval_due(struct cs_turn *turn)
             due = approval->due;
     pthread_mutex_unlock(&turn->core->mutex);
     return due;
+}
+
+int64_t cs_approval_deadline(struct cs_turn *turn)
+{
+    int64_t now = cs_mono_ms(), deadline;
+
+    pthread_mutex_lock(&turn->core->mutex);
+    deadline = turn->deadline;
+    if (turn->open > 0) {
+        int64_t left = deadline - turn->still_since;
+
+        deadline = now + (left > LOOK_MS ? left : LOOK_MS);
+    }
+    pthread_mutex_unlock(&turn->core->mutex);
+    return deadline < turn->limit ? deadline : turn->limit;
 }
 
 /* Decline one that is open and due at @now; its id goes to @out_id. False when there is none. */

@@ -1,6 +1,6 @@
 /* core/approval, for the rest of core: what Codex asks in a turn.
  *
- * Layer: core, private. The first five are for the thread that drives the turn.
+ * Layer: core, private. The first six are for the thread that drives the turn.
  */
 #ifndef CS_CORE_APPROVAL_H
 #define CS_CORE_APPROVAL_H
@@ -11,6 +11,9 @@
 void cs_approval_asked(struct cs_turn *turn, const struct cs_engine_event *event);
 /** Mono ms at which the next open one is too late; CS_NEVER. */
 int64_t cs_approval_due(struct cs_turn *turn);
+/** Mono ms at which the turn's time is over. Its clock stands while one is open: then it is when
+ * that would be if each were answered now, and never in the past. */
+int64_t cs_approval_deadline(struct cs_turn *turn);
 /** Decline those. */
 void cs_approval_expire(struct cs_turn *turn);
 /** An event came from Codex: those who answered what it may follow from tell of that first. */

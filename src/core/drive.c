@@ -87,7 +87,7 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
     enum cs_status rc;
 
     for (;;) {
-        int64_t end = give_up != CS_NEVER ? give_up : turn->deadline;
+        int64_t end = give_up != CS_NEVER ? give_up : cs_approval_deadline(turn);
         int64_t due = cs_approval_due(turn);
 
         rc = cs_engine_turn_next(engine_turn, due < end ? due : end, &event, out_end);
@@ -98,6 +98,8 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
         }
         if (rc == CS_TIMEOUT && give_up == CS_NEVER) {
             cs_err_clear(out_end);
+            if (cs_mono_ms() < cs_approval_deadline(turn))
+                continue; /* its clock stood still */
             cs_registry_stop(turn, CS_STOP_TIMEOUT);
             give_up = cs_mono_ms() + GIVE_UP_MS;
             continue;

@@ -34,8 +34,8 @@ struct cs_turn {
     bool stale;               /* Redis could not be asked for news before it began */
     bool default_model;       /* nobody asked for the model by name */
     bool may_ask;             /* Codex may ask for approvals */
-    int64_t deadline;         /* mono ms */
     int64_t begun;            /* mono ms */
+    int64_t limit;            /* mono ms: its end, whatever it waits for */
     /* how to reach Codex's thread: from the session's last turn on this host */
     char *thread_id;   /* NULL: a new thread */
     char *orphan_turn; /* Codex turn to revert first; NULL: none */
@@ -54,6 +54,9 @@ struct cs_turn {
     enum cs_stop stop;
     struct cs_engine_turn *engine_turn; /* while it runs */
     struct cs_approval *approvals;      /* what Codex asked, oldest first (approval.c) */
+    unsigned open;                      /* of these, how many wait for an answer */
+    int64_t still_since;                /* mono ms: since then, if any is open, its clock stands */
+    int64_t deadline;                   /* mono ms: its time is over, unless its clock stands */
     pthread_cond_t changed;             /* ended became true, or an approval was told */
     struct cs_turn *next_unfinished;
 };

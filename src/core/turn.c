@@ -128,6 +128,9 @@ static enum cs_status shape_row(struct cs_turn *turn, const struct cs_turn_reque
         return cs_err_nomem(err);
     turn->default_model = request->model == NULL && strcmp(turn->session.model, config->model) == 0;
     turn->deadline = turn->begun + row->timeout_ms;
+    turn->limit =
+        turn->begun + (row->timeout_ms > config->turn_timeout_max_ms ? row->timeout_ms
+                                                                     : config->turn_timeout_max_ms);
     turn->may_ask = strcmp(request->approval != NULL ? request->approval : turn->session.approval,
                            "on-request") == 0;
     row->usage = row->total = (struct cs_usage){-1, -1, -1};

@@ -48,7 +48,7 @@
       "days in the archive; 0: delete at once")                                                    \
     X(INT, turn_timeout_ms, "turn-timeout-ms", 30000, 1000, 3600000, 0, 1, "time-out of a turn")   \
     X(INT, turn_timeout_max_ms, "turn-timeout-max-ms", 3600000, 1000, 3600000, 0, 1,               \
-      "the longest time-out a request may ask for")                                                \
+      "the longest time-out a request may ask for, and a turn's end whatever it waits for")        \
     X(INT, approval_timeout_ms, "approval-timeout-ms", 300000, 1000, 3600000, 0, 1,                \
       "how long Codex waits for an approval")                                                      \
     X(INT, idempotency_hours, "idempotency-hours", 24, 1, 720, 0, 1, "life of an Idempotency-Key") \

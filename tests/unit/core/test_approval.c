@@ -227,14 +227,65 @@ static void a_question_without_an_answer_is_declined_in_time(void **state)
     expect_event(f, "turn.completed", "\"response\":\"1-2-\"");
 }
 
-static void a_turn_ends_in_time_with_what_is_open(void **state)
+/* Nothing happens in the turn for @ms. */
+static void expect_silence(struct asking *f, int64_t ms)
+{
+    struct cs_event event;
+
+    assert_int_equal(cs_feed_next(f->feed, cs_mono_ms() + ms, &event, NULL), CS_TIMEOUT);
+}
+
+static void who_is_asked_may_take_longer_than_the_turn(void **state)
 {
     struct asking *f = *state;
     struct cs_turn_request request = ask("do it");
 
     request.timeout_ms = 1000;
+    begin(f, &request, 2, "command", COMMAND);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_event(f, "approval.requested", "\"approvalId\":\"2\"");
+    expect_answer(f, "1", true, CS_OK, NULL); /* the other one goes on holding the clock */
+    expect_event(f, "approval.resolved", "\"approvalId\":\"1\"");
+    expect_silence(f, 1500);
+    expect_answer(f, "2", true, CS_OK, NULL);
+    expect_event(f, "approval.resolved", "\"by\":\"rest\"}");
+    expect_event(f, "turn.completed", "\"response\":\"1+2+\"");
+}
+
+static void after_the_answer_the_time_goes_on(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    int64_t answered;
+
+    request.timeout_ms = 2000;
+    begin(f, &request, 1, "command", COMMAND);
+    pthread_mutex_lock(&f->on.engine.mutex);
+    f->on.engine.answered = -1; /* Codex says nothing more */
+    pthread_mutex_unlock(&f->on.engine.mutex);
+    expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_silence(f, 500);
+    expect_answer(f, "1", true, CS_OK, NULL);
+    answered = cs_mono_ms();
+    expect_event(f, "approval.resolved", "\"by\":\"rest\"}");
+    expect_event(f, "turn.failed", "\"execution_timeout\"");
+    assert_in_range(cs_mono_ms() - answered, 1000, 8000); /* what was left, not all anew */
+}
+
+static void a_turn_ends_with_what_is_open_where_every_turn_does(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct cs_config fresh = {0};
+
+    load_config(&f->on, "--sandbox-ceiling=danger-full-access", &fresh);
+    fresh.turn_timeout_max_ms = 1500;
+    assert_int_equal(cs_core_reload(f->on.core, &fresh, NULL, NULL), CS_OK);
+    cs_config_fini(&fresh);
+    request.timeout_ms = 1000;
     begin(f, &request, 1, "command", COMMAND);
     expect_event(f, "approval.requested", "\"approvalId\":\"1\"");
+    expect_silence(f, 1200);
     expect_event(f, "approval.resolved", "\"decision\":\"decline\",\"by\":\"timeout\"}");
     expect_event(f, "turn.failed", "\"execution_timeout\"");
 }
@@ -471,7 +522,9 @@ int main(void)
         CASE(each_question_is_told_and_answered_once),
         CASE(a_long_question_is_whole_in_the_turn_alone),
         CASE(a_question_without_an_answer_is_declined_in_time),
-        CASE(a_turn_ends_in_time_with_what_is_open),
+        CASE(who_is_asked_may_take_longer_than_the_turn),
+        CASE(after_the_answer_the_time_goes_on),
+        CASE(a_turn_ends_with_what_is_open_where_every_turn_does),
         CASE(a_cancel_closes_what_is_open),
         CASE(a_stop_of_the_daemon_closes_what_is_open),
         CASE(nothing_above_the_ceiling_is_offered),
