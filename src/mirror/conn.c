@@ -145,7 +145,7 @@ enum cs_status cs_redis_append(struct cs_redis *redis, size_t argc, const char *
         total += lens[i] < SIZE_MAX / 2 - total ? lens[i] : SIZE_MAX / 2 - total;
     if (total > redis->options.request_max || argc > INT_MAX)
         return cs_error_set(err, CS_ERROR_LARGE, "a command for Redis", "it is too large");
-    int len = redisFormatCommandArgv(&command, (int)argc, argv, lens);
+    long long len = redisFormatCommandArgv(&command, (int)argc, argv, lens);
     if (len < 0)
         return cs_err_nomem(err);
     enum cs_status rc = CS_OK;
