@@ -307,12 +307,14 @@ static size_t due(const struct cs_mirror *mirror, struct cs_mirror_news *news)
 
 /* ---- what is done already ---- */
 
+struct done_entry {
+    char sid[CS_UUID_MAX]; /* "": free */
+    int64_t origin, upto;
+};
+
 /* Each session is pushed to its end, though the pages of news that name it go on: how far. */
 struct done {
-    struct done_entry {
-        char sid[CS_UUID_MAX]; /* "": free */
-        int64_t origin, upto;
-    } * entries;
+    struct done_entry *entries;
     size_t count, cap; /* cap: 0 or a power of two */
 };
 

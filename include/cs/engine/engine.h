@@ -109,11 +109,11 @@ struct cs_engine_request {
 enum cs_event_type {
     CS_EVENT_THREAD, /* text: thread id; how it was reached in `detail`: "new", "loaded", "resumed",
                         "reverted", "injected", "preamble" */
-    CS_EVENT_STARTED, /* text: Codex's turn id ("" where it has none); detail: the model that runs,
-                         "" unknown */
-    CS_EVENT_DELTA,   /* text: a piece of the answer */
-    CS_EVENT_ITEM, /* detail: Codex's item type (commandExecution, fileChange, reasoning, …); text:
-                      item as JSON */
+    CS_EVENT_STARTED,  /* text: Codex's turn id ("" where it has none); detail: the model that runs,
+                          "" unknown */
+    CS_EVENT_DELTA,    /* text: a piece of the answer */
+    CS_EVENT_ITEM,     /* text: an item as JSON; detail: its type as Codex names it
+                          (commandExecution, fileChange, reasoning, …) */
     CS_EVENT_USAGE,    /* usage (of this turn) and totals */
     CS_EVENT_MESSAGE,  /* text: a complete agent message; the last one is the answer */
     CS_EVENT_APPROVAL, /* Codex asks and waits for cs_engine_turn_answer(); only with request
