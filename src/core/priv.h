@@ -50,6 +50,7 @@ struct cs_turn {
 
     /* under core->mutex */
     unsigned refs; /* registry, driver, waiters */
+    bool stored;   /* its prompt is durable */
     bool ended;    /* its outcome is durable (or handed to the unfinished list) */
     enum cs_stop stop;
     struct cs_engine_turn *engine_turn; /* while it runs */
@@ -57,7 +58,7 @@ struct cs_turn {
     unsigned open;                      /* of these, how many wait for an answer */
     int64_t still_since;                /* mono ms: since then, if any is open, its clock stands */
     int64_t deadline;                   /* mono ms: its time is over, unless its clock stands */
-    pthread_cond_t changed;             /* ended became true, or an approval was told */
+    pthread_cond_t changed;             /* one of these became true, or an approval was told */
     struct cs_turn *next_unfinished;
 };
 
@@ -110,6 +111,8 @@ struct cs_core {
  * *out_twin is its id and the status CS_OK (nothing is claimed). */
 CS_MUST_USE enum cs_status cs_registry_claim(struct cs_turn *turn, char out_twin[CS_UUID_MAX],
                                              struct cs_err *err);
+/** The claimed turn's prompt is durable: who has the same request may be sent to it. */
+void cs_registry_stored(struct cs_turn *turn);
 /** Undo a claim, or end it: wakes all waiters, drops the registry's reference. */
 void cs_registry_release(struct cs_turn *turn);
 /** A reference to the running turn with this id / of this session, or NULL. */

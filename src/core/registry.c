@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cs/base/clock.h"
 #include "cs/base/uuid.h"
 #include "approval.h"
 #include "priv.h"
@@ -61,13 +62,39 @@ static bool same_request(const struct cs_turn *a, const struct cs_turn *b)
            memcmp(a->body_hash, b->body_hash, sizeof a->body_hash) == 0;
 }
 
+/* With the mutex held: the turn that the same request began, if it holds the session. Who is sent
+ * to it must find it: one that is about to be stored, or to be refused, is waited for. */
+static const struct cs_turn *find_twin(struct cs_turn *turn)
+{
+    struct cs_core *core = turn->core;
+
+    for (;;) {
+        struct cs_turn **node = tfind(turn, &core->by_session, compare_session);
+        struct cs_turn *twin = node != NULL && same_request(*node, turn) ? *node : NULL;
+
+        if (twin == NULL || twin->stored)
+            return twin;
+        twin->refs++;
+        while (!twin->stored && !twin->ended)
+            (void)cs_cond_wait(&twin->changed, &core->mutex, CS_NEVER);
+        pthread_mutex_unlock(&core->mutex);
+        cs_turn_unref(twin);
+        pthread_mutex_lock(&core->mutex);
+    }
+}
+
 /* With the mutex held. */
 static enum cs_status claim_locked(struct cs_turn *turn, char out_twin[CS_UUID_MAX],
                                    struct cs_err *err)
 {
     struct cs_core *core = turn->core;
+    const struct cs_turn *twin = find_twin(turn);
     struct cs_turn **node;
 
+    if (twin != NULL) {
+        memcpy(out_twin, twin->row.tid, CS_UUID_MAX);
+        return CS_OK;
+    }
     if (core->draining)
         return cs_err_set(err, CS_UNAVAILABLE, "shutting_down", "The daemon is shutting down");
     if (core->running >= cs_core_config(core)->max_turns)
@@ -75,10 +102,6 @@ static enum cs_status claim_locked(struct cs_turn *turn, char out_twin[CS_UUID_M
     node = tsearch(turn, &core->by_session, compare_session);
     if (node == NULL)
         return cs_err_nomem(err);
-    if (*node != turn && same_request(*node, turn)) {
-        memcpy(out_twin, (*node)->row.tid, CS_UUID_MAX);
-        return CS_OK;
-    }
     if (*node != turn)
         return cs_err_set(err, CS_CONFLICT, "session_busy",
                           "Session %s is busy with turn %s on this host", turn->session.sid,
@@ -102,6 +125,14 @@ enum cs_status cs_registry_claim(struct cs_turn *turn, char out_twin[CS_UUID_MAX
     rc = claim_locked(turn, out_twin, err);
     pthread_mutex_unlock(&turn->core->mutex);
     return rc;
+}
+
+void cs_registry_stored(struct cs_turn *turn)
+{
+    pthread_mutex_lock(&turn->core->mutex);
+    turn->stored = true;
+    pthread_cond_broadcast(&turn->changed);
+    pthread_mutex_unlock(&turn->core->mutex);
 }
 
 void cs_registry_release(struct cs_turn *turn)

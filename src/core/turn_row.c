@@ -192,13 +192,14 @@ static enum cs_status apply_begin(struct cs_db *db, void *arg, struct cs_err *er
 static void on_begun(void *arg)
 {
     const struct begin *begin = arg;
-    const struct cs_turn *turn = begin->turn;
+    struct cs_turn *turn = begin->turn;
 
     if (begin->out_tid[0] != '\0')
         return;
     cs_history_forget(turn->core, turn->session.sid, turn->session.cid);
     if (begin->evicted.len > strlen("[]"))
         cs_history_forget_all(turn->core);
+    cs_registry_stored(turn);
 }
 
 enum cs_status cs_turn_persist_begin(struct cs_turn *turn, char out_tid[CS_UUID_MAX],

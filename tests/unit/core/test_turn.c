@@ -335,6 +335,120 @@ static void a_replay_of_a_running_turn_finds_that_turn(void **state)
     cs_turn_view_fini(&a);
 }
 
+/* Holds the writer thread until it is let go. */
+struct gate {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool held, open;
+    struct cs_store *store;
+};
+
+static enum cs_status stand_in_the_gate(struct cs_db *db, void *arg, struct cs_err *err)
+{
+    struct gate *gate = arg;
+
+    (void)db;
+    (void)err;
+    pthread_mutex_lock(&gate->mutex);
+    gate->held = true;
+    pthread_cond_broadcast(&gate->changed);
+    while (!gate->open)
+        (void)cs_cond_wait(&gate->changed, &gate->mutex, CS_NEVER);
+    pthread_mutex_unlock(&gate->mutex);
+    return CS_OK;
+}
+
+static void *hold_writer(void *arg)
+{
+    struct gate *gate = arg;
+
+    assert_int_equal(cs_store_write(gate->store, stand_in_the_gate, gate, NULL), CS_OK);
+    return NULL;
+}
+
+/* One of two that send the same request, and look at the turn that they are told of. */
+struct sender {
+    struct fixture *f;
+    const struct cs_turn_request *request;
+    struct cs_turn *turn;
+    char tid[CS_UUID_MAX];
+    enum cs_status begun, seen;
+    atomic_bool done;
+};
+
+static void *send_and_look(void *arg)
+{
+    struct sender *sender = arg;
+    struct cs_core *core = sender->f->core;
+    struct cs_turn_view view;
+
+    sender->begun = cs_turn_begin(core, sender->request, &sender->turn, sender->tid, NULL);
+    sender->seen = cs_turn_view(core, sender->tid, 0, &view, NULL);
+    if (sender->seen == CS_OK)
+        cs_turn_view_fini(&view);
+    atomic_store(&sender->done, true);
+    return NULL;
+}
+
+/* Until @count threads hold the session's turn, or @sender has done without. */
+static void await_holders(struct fixture *f, const char *sid, unsigned count,
+                          const struct sender *sender)
+{
+    int64_t deadline = SOON;
+    unsigned refs = 0;
+
+    while (refs < count && !atomic_load(&sender->done)) {
+        struct cs_turn *turn = cs_registry_by_session(f->core, sid);
+
+        assert_true(cs_mono_ms() < deadline);
+        if (turn == NULL)
+            continue;
+        pthread_mutex_lock(&f->core->mutex);
+        refs = turn->refs - 1; /* but for ours */
+        pthread_mutex_unlock(&f->core->mutex);
+        cs_turn_unref(turn);
+    }
+}
+
+static void a_repeated_request_is_sent_to_a_turn_that_can_be_found(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second;
+    struct cs_turn_view a = run(f, &first);
+    struct sender one = {.f = f, .request = &second}, two = one;
+    struct gate gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .store = f->store};
+    pthread_t holder, threads[2];
+
+    second = ask_again(a.sid, "two");
+    second.idempotency_key = "key-5";
+    assert_int_equal(cs_cond_init(&gate.changed, NULL), CS_OK);
+    assert_int_equal(pthread_create(&holder, NULL, hold_writer, &gate), 0);
+    pthread_mutex_lock(&gate.mutex);
+    while (!gate.held)
+        assert_true(cs_cond_wait(&gate.changed, &gate.mutex, SOON));
+    pthread_mutex_unlock(&gate.mutex);
+    assert_int_equal(pthread_create(&threads[0], NULL, send_and_look, &one), 0);
+    await_holders(f, a.sid, 2, &one); /* claimed, and not yet stored */
+    assert_int_equal(pthread_create(&threads[1], NULL, send_and_look, &two), 0);
+    await_holders(f, a.sid, 3, &two);
+    pthread_mutex_lock(&gate.mutex);
+    gate.open = true;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.mutex);
+    assert_int_equal(pthread_join(holder, NULL), 0);
+    assert_int_equal(pthread_join(threads[0], NULL), 0);
+    assert_int_equal(pthread_join(threads[1], NULL), 0);
+    pthread_cond_destroy(&gate.changed);
+    assert_int_equal(one.begun, CS_OK);
+    assert_int_equal(one.seen, CS_OK);
+    assert_int_equal(two.begun, CS_OK);
+    assert_null(two.turn);
+    assert_string_equal(two.tid, one.tid);
+    assert_int_equal(two.seen, CS_OK);
+    assert_int_equal(cs_turn_run(one.turn, NULL, NULL, NULL), CS_OK);
+    cs_turn_view_fini(&a);
+}
+
 static void an_interrupted_turn_is_never_run_twice(void **state)
 {
     struct fixture *f = *state;
@@ -549,6 +663,7 @@ int main(void)
         CASE(an_idempotency_key_runs_one_turn),
         CASE(an_idempotency_key_past_its_day_runs_anew),
         CASE(a_replay_of_a_running_turn_finds_that_turn),
+        CASE(a_repeated_request_is_sent_to_a_turn_that_can_be_found),
         CASE(an_interrupted_turn_is_never_run_twice),
         CASE(the_eleventh_session_puts_out_the_least_recently_used),
         CASE(the_own_user_has_no_limit),
