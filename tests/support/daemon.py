@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import zlib
 from pathlib import Path
 
 from .codex import ROOT, codex_binary
@@ -24,6 +25,18 @@ def instant_codex():
     program = Path(daemon_binary()).resolve().parent / "tests/fault/instant_codex"
     assert program.exists(), f"{program} is not built"
     return program
+
+
+def jitter(name):
+    """With CS_JITTER=SEED the daemons run under a shim that widens every hole in the order of things."""
+    seed = os.environ.get("CS_JITTER")
+    if not seed:
+        return {}
+    library = Path(daemon_binary()).resolve().parent / "tests/fault/jitter.so"
+    assert library.exists(), f"{library} is not built"
+    case = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0]  # without its stage
+    seed = zlib.crc32(f"{seed} {case} {name}".encode())
+    return {"LD_PRELOAD": str(library), "JITTER_NAME": "codex-sessiond", "JITTER_SEED": str(seed)}
 
 
 class Reply:
@@ -77,6 +90,7 @@ class Daemon:
             "LANG": "C.UTF-8",
             "XDG_DATA_HOME": str(self.folder / "share"),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
+            **jitter(self.folder.name),
         }
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"):
             if name in os.environ:
