@@ -131,7 +131,7 @@ CREATE TABLE mark (
 
 CREATE INDEX mark_dirty ON mark (sid) WHERE dirty = 1;
 CREATE INDEX mark_user ON mark (user);
-CREATE INDEX mark_tomb ON mark (tomb_at) WHERE tomb_at IS NOT NULL;
+CREATE INDEX mark_tomb ON mark (dirty, tomb_at) WHERE tomb_at IS NOT NULL;
 CREATE INDEX mark_aside ON mark (sid) WHERE aside IS NOT NULL;
 
 -- How far logs were read: of a user's log in Redis the id of an entry; under the empty name the id of the

@@ -15,8 +15,9 @@
 #define STOP_MS   2000
 #define HOSTS_MAX 64
 #define ASIDE_MAX 100
-#define TOMB_MS   (INT64_C(7) * 86400000)
-#define HOST_ROWS 8192 /* newest messages that are looked at for hosts */
+#define TOMB_MS   (INT64_C(7) * 86400000) /* that a deletion is known after Redis was told */
+#define TOMBS_MAX 100000                  /* deletions that wait to be told */
+#define HOST_ROWS 8192                    /* newest messages that are looked at for hosts */
 
 /* Everything about replication that outlives a call. */
 struct cs_sync_part {
@@ -767,7 +768,7 @@ enum cs_status cs_sync_delete(struct cs_db *db, const struct cs_session *session
                               struct cs_err *err)
 {
     struct cs_vector vv = {0};
-    enum cs_status rc = cs_replica_purge(db, cs_clock_ms() - TOMB_MS, err);
+    enum cs_status rc = cs_replica_purge(db, cs_clock_ms() - TOMB_MS, TOMBS_MAX, err);
 
     if (rc == CS_OK)
         rc = cs_replica_vector(db, session->id, &vv, err);

@@ -426,6 +426,7 @@ enum cs_status cs_replica_clean(struct cs_db *db, const char *sid, int64_t gener
     cs_sql_begin(&q, db, CS_SQL_MARK_CLEAN);
     cs_sql_text(&q, sid);
     cs_sql_int(&q, generation);
+    cs_sql_int(&q, cs_clock_ms());
     return cs_sql_run(&q, "clear a mark", err);
 }
 
@@ -480,13 +481,20 @@ enum cs_status cs_replica_bury(struct cs_db *db, const char *sid, const char *ci
     return status;
 }
 
-enum cs_status cs_replica_purge(struct cs_db *db, int64_t until, struct cs_err *err)
+enum cs_status cs_replica_purge(struct cs_db *db, int64_t until, int64_t untold_max,
+                                struct cs_err *err)
 {
     struct cs_sql q;
+    enum cs_status status;
 
     cs_sql_begin(&q, db, CS_SQL_MARK_PURGE);
     cs_sql_int(&q, until);
-    return cs_sql_run(&q, "forget tombstones", err);
+    status = cs_sql_run(&q, "forget tombstones", err);
+    if (status != CS_OK)
+        return status;
+    cs_sql_begin(&q, db, CS_SQL_MARK_OVERFLOW);
+    cs_sql_int(&q, untold_max);
+    return cs_sql_run(&q, "forget the oldest tombstones", err);
 }
 
 enum cs_status cs_replica_each_aside(struct cs_db *db, size_t max,

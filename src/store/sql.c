@@ -28,6 +28,8 @@
 
 #define OWN_MESSAGE "EXISTS (SELECT 1 FROM origin AS o WHERE o.id = m.origin) "
 
+#define NO_SESSION "NOT EXISTS (SELECT 1 FROM session AS s WHERE s.sid = mark.sid)"
+
 #define BEFORE "(hlc, origin, seq) < (?2, ?3, ?4) "
 
 static const struct {
@@ -261,7 +263,8 @@ static const struct {
          "coalesce(excluded.unsent_from, unsent_from))",
          true},
     [CS_SQL_MARK_CLEAN] = {"UPDATE mark SET dirty = 0, unsent = 0, unsent_from = NULL, "
-                           "aside = NULL WHERE sid = ?1 AND generation = ?2",
+                           "aside = NULL, tomb_at = iif(tomb_at IS NULL, NULL, ?3) "
+                           "WHERE sid = ?1 AND generation = ?2",
                            true},
     [CS_SQL_MARK_ASIDE] = {"INSERT INTO mark (sid, dirty, aside) VALUES (?1, 1, ?2) "
                            "ON CONFLICT (sid) DO UPDATE SET dirty = 1, aside = excluded.aside",
@@ -275,7 +278,13 @@ static const struct {
          "user = excluded.user, dirty = 1, aside = NULL, generation = generation + 1, "
          "tomb = excluded.tomb, tomb_at = excluded.tomb_at",
          true},
-    [CS_SQL_MARK_PURGE] = {"DELETE FROM mark WHERE tomb_at <= ?1", true},
+    [CS_SQL_MARK_PURGE] = {"DELETE FROM mark WHERE dirty = 0 AND tomb_at <= ?1 AND " NO_SESSION,
+                           true},
+    [CS_SQL_MARK_OVERFLOW] =
+        {"DELETE FROM mark WHERE dirty = 1 AND tomb_at <= (SELECT tomb_at FROM mark "
+         "WHERE dirty = 1 AND tomb_at IS NOT NULL ORDER BY tomb_at DESC LIMIT 1 OFFSET ?1) "
+         "AND " NO_SESSION,
+         true},
     [CS_SQL_MARK_LIST] = {"SELECT sid FROM mark WHERE dirty = 1 AND sid > ?1 "
                           "AND (?2 OR aside IS NULL) ORDER BY sid LIMIT ?3",
                           false},

@@ -111,6 +111,25 @@ def test_what_is_deleted_while_a_host_is_away_is_deleted_there_too(proxied, make
     assert len(messages(away, kept)) == len(messages(there, kept)) == 2
 
 
+def test_a_deletion_is_told_however_long_its_host_was_away(proxied, make_host, redis):
+    away, line = proxied("away")
+    there = make_host("there")
+    sid, other = (away.ask(text)["sessionId"] for text in ("to be deleted", "on a later day"))
+    on(there, sid, 2)
+    on(there, other, 2)
+    break_line(line)
+    assert away.request("DELETE", f"/api/codex/session/{sid}").status == 200
+    with closing(database(away)) as disk:  # eight days pass
+        assert disk.execute("UPDATE mark SET tomb_at = tomb_at - 8 * 86400000 WHERE tomb IS NOT NULL").rowcount == 1
+        disk.commit()
+    assert away.request("DELETE", f"/api/codex/session/{other}").status == 200
+    mend_line(line)
+    drained(away)
+    for gone in (sid, other):
+        wait_until(lambda gone=gone: messages(there, gone) is None, "it is deleted there, too", 15)
+        assert redis.call("EXISTS", f"cx:tomb:{gone}", key(gone)) == 1  # the first of them
+
+
 def test_a_session_that_only_another_host_knows_is_deleted_there(make_host, redis):
     there, here = make_host("there"), make_host("here")
     first = there.ask("of a user that is new here", userId="bob")

@@ -132,8 +132,10 @@ CS_MUST_USE enum cs_status cs_replica_stamp(struct cs_db *db, const char *sid, i
 CS_MUST_USE enum cs_status cs_replica_bury(struct cs_db *db, const char *sid, const char *cid,
                                            const char *user, const struct cs_vector *vector,
                                            struct cs_err *err);
-/** W. Forget tombstones from before @until. */
-CS_MUST_USE enum cs_status cs_replica_purge(struct cs_db *db, int64_t until, struct cs_err *err);
+/** W. Forget tombstones that were compared with Redis (else: made) before @until (wall ms). Those
+ * that wait for it stay, but for the oldest of more than @untold_max. */
+CS_MUST_USE enum cs_status cs_replica_purge(struct cs_db *db, int64_t until, int64_t untold_max,
+                                            struct cs_err *err);
 
 /** Sessions set aside, with the reasons. */
 CS_MUST_USE enum cs_status cs_replica_each_aside(struct cs_db *db, size_t max,

@@ -20,11 +20,13 @@ struct flagging {
     int64_t generation;
     const struct cs_vector *vector;
     const char *text;
+    int64_t until, max;
 };
 WRITE(write_flag, struct flagging, cs_replica_flag(db, x->sid, x->flag, err))
 WRITE(write_clean, struct flagging, cs_replica_clean(db, x->sid, x->generation, err))
 WRITE(write_aside, struct flagging, cs_replica_aside(db, x->sid, x->text, err))
 WRITE(write_bury, struct flagging, cs_replica_bury(db, x->sid, "c1", "anna", x->vector, err))
+WRITE(write_purge, struct flagging, cs_replica_purge(db, x->until, x->max, err))
 WRITE(write_pushed, struct flagging, cs_replica_set_cursor(db, CS_REPLICA_PUSHED, x->text, err))
 WRITE(write_reborn, struct flagging, cs_replica_reborn(db, x->sid, err))
 
@@ -369,6 +371,85 @@ static void tombstones_join(void **state)
     cs_vector_fini(&b);
 }
 
+static int64_t now_ms;
+
+static int64_t set_clock(void)
+{
+    return now_ms;
+}
+
+/* @sid is deleted at @at. */
+static void bury(struct fixture *f, const char *sid, int64_t at)
+{
+    struct cs_vector tomb = {0};
+
+    now_ms = at;
+    cs_clock_override(set_clock);
+    ok(cs_vector_raise(&tomb, FAR, 1, NULL));
+    ok(write_bury(f, &(struct flagging){.sid = sid, .vector = &tomb}));
+    cs_vector_fini(&tomb);
+}
+
+/* And Redis is told at @at. */
+static void tell(struct fixture *f, const char *sid, int64_t at)
+{
+    struct cs_replica_mark mark = mark_of(f, sid);
+
+    now_ms = at;
+    ok(write_clean(f, &(struct flagging){.sid = sid, .generation = mark.generation}));
+    cs_replica_mark_fini(&mark);
+}
+
+static bool is_buried(struct fixture *f, const char *sid)
+{
+    struct cs_replica_mark mark = mark_of(f, sid);
+    bool buried = mark.tomb.count > 0;
+
+    cs_replica_mark_fini(&mark);
+    return buried;
+}
+
+static void a_deletion_is_kept_until_it_was_told_and_then_for_its_time(void **state)
+{
+    struct fixture *f = *state;
+
+    bury(f, "told", 100);
+    bury(f, "waits", 100);
+    bury(f, "late", 100);
+    tell(f, "told", 110);
+    tell(f, "late", 300);
+    ok(write_purge(f, &(struct flagging){.until = 109, .max = 9}));
+    assert_true(is_buried(f, "told"));
+    ok(write_purge(f, &(struct flagging){.until = 299, .max = 9}));
+    assert_false(is_buried(f, "told"));
+    assert_true(is_buried(f, "late"));
+    ok(write_purge(f, &(struct flagging){.until = 1000, .max = 9}));
+    assert_false(is_buried(f, "late"));
+    assert_true(is_buried(f, "waits"));
+}
+
+static void of_too_many_deletions_that_wait_the_oldest_are_forgotten(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_replica_mark mark;
+
+    (void)add_session(f, 1);
+    bury(f, "s1", 99); /* it came back: its mark says more than that */
+    bury(f, "d1", 101);
+    bury(f, "d2", 102);
+    bury(f, "d3", 103);
+    bury(f, "d4", 104);
+    tell(f, "d4", 104);
+    ok(write_purge(f, &(struct flagging){.max = 4}));
+    assert_true(is_buried(f, "d1"));
+    ok(write_purge(f, &(struct flagging){.max = 2}));
+    assert_false(is_buried(f, "d1"));
+    assert_true(is_buried(f, "d2") && is_buried(f, "d3") && is_buried(f, "d4"));
+    mark = mark_of(f, "s1");
+    assert_true(mark.dirty);
+    cs_replica_mark_fini(&mark);
+}
+
 static void what_was_set_aside_waits_for_a_change(void **state)
 {
     struct fixture *f = *state;
@@ -588,6 +669,8 @@ int main(void)
         CASE(an_answer_hangs_on_its_own_prompt),
         CASE(a_mark_set_meanwhile_is_not_cleared),
         CASE(tombstones_join),
+        CASE(a_deletion_is_kept_until_it_was_told_and_then_for_its_time),
+        CASE(of_too_many_deletions_that_wait_the_oldest_are_forgotten),
         CASE(what_was_set_aside_waits_for_a_change),
         CASE(the_news_are_this_hosts_messages_behind_the_cursor),
         CASE(what_waits_under_a_mark_is_pending_like_what_is_behind_the_cursor),
