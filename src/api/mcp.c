@@ -1,7 +1,8 @@
 /* api/mcp: the Model Context Protocol over HTTP: /mcp.
  *
  * A message is answered with JSON, or with a stream of events once there is more to say than the
- * answer. A stream ends with its connection.
+ * answer. A stream ends with its connection. A client that takes no stream is looked for at its
+ * connection: who ends it, even one side of it, has gone.
  */
 #include "cs/mcp/mcp.h"
 
@@ -13,6 +14,7 @@
 struct way {
     struct cs_request *rq;
     struct cs_sse sse;
+    int fd; /* of a connection that is looked at; -1: not found yet */
 };
 
 static struct cs_mcp_head head_of(const struct cs_request *rq)
@@ -40,6 +42,18 @@ static bool beat(void *arg)
     struct way *way = arg;
 
     return cs_sse_beat(&way->sse);
+}
+
+/* The same where nothing can be sent ahead of the answer. What cannot be told is no end. */
+static bool look(void *arg)
+{
+    struct way *way = arg;
+    struct sockaddr_storage client;
+    enum cs_status rc = CS_OK;
+
+    if (way->fd < 0 && cs_client_address(way->rq->info, &client))
+        rc = cs_socket_find(&client, &way->rq->http->listen, &way->fd, NULL);
+    return rc != CS_NOT_FOUND && (way->fd < 0 || !cs_socket_ended(way->fd));
 }
 
 static enum cs_status enter(void *arg, struct cs_err *err)
@@ -126,8 +140,8 @@ static enum cs_status reply_answer(struct way *way, struct cs_reply *reply, bool
 
 enum cs_status cs_api_mcp_post(struct cs_request *rq, struct cs_reply *reply, struct cs_err *err)
 {
-    struct way way = {.rq = rq};
-    struct cs_mcp_stream stream = {.enter = enter, .leave = leave, .arg = &way};
+    struct way way = {.rq = rq, .fd = -1};
+    struct cs_mcp_stream stream = {.beat = look, .enter = enter, .leave = leave, .arg = &way};
     struct cs_mcp_head head = head_of(rq);
     struct cs_mcp_answer answer;
 

@@ -181,10 +181,13 @@ enum cs_peer cs_peer_find(const struct sockaddr_storage *client,
 /* ---- socket.c, ws.c ---- */
 
 /** The descriptor of the connection between @client and our port @server, which civetweb keeps to
- * itself; it stays civetweb's. CS_UNAVAILABLE, code "socket_unknown". */
+ * itself; it stays civetweb's. CS_NOT_FOUND, code "connection_gone", when there is none any more;
+ * CS_UNAVAILABLE, code "socket_unknown", when it cannot be told. */
 CS_MUST_USE enum cs_status cs_socket_find(const struct sockaddr_storage *client,
                                           const struct sockaddr_storage *server, int *out_fd,
                                           struct cs_err *err);
+/** Whether the client has ended its side of the connection, or all of it. */
+bool cs_socket_ended(int fd);
 /** Tell the WebSockets that the server stops. */
 void cs_ws_quiesce(struct cs_http *http);
 

@@ -1,5 +1,6 @@
 /* api/socket: the descriptor of a connection, for what civetweb cannot do on it. */
 #include <dirent.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -63,7 +64,14 @@ enum cs_status cs_socket_find(const struct sockaddr_storage *client,
     }
     (void)closedir(fds);
     if (found < 0)
-        return cs_err_set(err, CS_UNAVAILABLE, "socket_unknown", "The connection is gone");
+        return cs_err_set(err, CS_NOT_FOUND, "connection_gone", "The connection is gone");
     *out_fd = found;
     return CS_OK;
+}
+
+bool cs_socket_ended(int fd)
+{
+    struct pollfd look = {.fd = fd, .events = POLLRDHUP};
+
+    return poll(&look, 1, 0) > 0;
 }
