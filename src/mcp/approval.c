@@ -132,36 +132,48 @@ bool cs_approval_by_result(const struct cs_mcp_call *call)
     return cs_mcp_stateless(call) && (call->can & CS_CAN_ELICIT) != 0;
 }
 
-enum cs_status cs_approval_result(struct cs_mcp_call *call, const char *tid,
-                                  const struct cs_json *asked, struct cs_err *err)
+enum cs_status cs_approval_requests(struct cs_jsonw *w, const struct cs_json *asked,
+                                    struct cs_err *err)
 {
     struct cs_buf text;
-    char state[sizeof STATE + CS_UUID_MAX];
     enum cs_status rc = CS_OK;
     size_t i;
 
-    cs_mcp_result_type(call, "input_required");
-    cs_jsonw_object(&call->w, "inputRequests");
     cs_buf_init(&text, CS_MCP_MESSAGE_MAX);
+    cs_jsonw_object(w, "inputRequests");
     for (i = 0; i < cs_json_size(asked) && rc == CS_OK; i++) {
         cs_buf_reset(&text);
         write_question(&text, cs_json_at(asked, i));
         rc = cs_buf_check(&text, err);
         if (rc != CS_OK)
             break;
-        cs_jsonw_object(&call->w, cs_json_get_string(cs_json_at(asked, i), "approvalId"));
-        cs_jsonw_string(&call->w, "method", "elicitation/create");
-        cs_jsonw_raw(&call->w, "params", text.data, text.len);
-        cs_jsonw_end_object(&call->w);
+        cs_jsonw_object(w, cs_json_get_string(cs_json_at(asked, i), "approvalId"));
+        cs_jsonw_string(w, "method", "elicitation/create");
+        cs_jsonw_raw(w, "params", text.data, text.len);
+        cs_jsonw_end_object(w);
     }
-    cs_jsonw_end_object(&call->w);
-    cs_buf_reset(&text);
-    snprintf(state, sizeof state, STATE "%s", tid);
-    if (rc == CS_OK)
-        rc = cs_mcp_seal(call->mcp, state, &text, err);
-    if (rc == CS_OK)
-        cs_jsonw_string(&call->w, "requestState", text.data);
+    cs_jsonw_end_object(w);
     cs_buf_fini(&text);
+    return rc;
+}
+
+enum cs_status cs_approval_result(struct cs_mcp_call *call, const char *tid,
+                                  const struct cs_json *asked, struct cs_err *err)
+{
+    struct cs_buf sealed;
+    char state[sizeof STATE + CS_UUID_MAX];
+    enum cs_status rc;
+
+    cs_mcp_result_type(call, "input_required");
+    rc = cs_approval_requests(&call->w, asked, err);
+    if (rc != CS_OK)
+        return rc;
+    cs_buf_init(&sealed, CS_MCP_MESSAGE_MAX);
+    snprintf(state, sizeof state, STATE "%s", tid);
+    rc = cs_mcp_seal(call->mcp, state, &sealed, err);
+    if (rc == CS_OK)
+        cs_jsonw_string(&call->w, "requestState", sealed.data);
+    cs_buf_fini(&sealed);
     return rc;
 }
 
@@ -170,23 +182,30 @@ struct answers {
     const char *tid;
 };
 
+/* What is no answer of a user leaves the question open. */
 static bool take_answer(const char *key, const struct cs_json *value, void *arg)
 {
     const struct answers *answers = arg;
     struct cs_err ignored = {0}; /* who answered first has decided */
 
-    if (cs_turn_approve(answers->call->mcp->core, answers->tid, key, is_accepted(value), "mcp",
+    if (cs_json_get_string(value, "action") != NULL &&
+        cs_turn_approve(answers->call->mcp->core, answers->tid, key, is_accepted(value), "mcp",
                         &ignored) != CS_OK)
         cs_mcp_log(answers->call, "warning", ignored.msg);
     return true;
+}
+
+void cs_approval_take(struct cs_mcp_call *call, const char *tid, const struct cs_json *given)
+{
+    struct answers answers = {call, tid};
+
+    (void)cs_json_each(given, take_answer, &answers);
 }
 
 enum cs_status cs_approval_again(struct cs_mcp_call *call, char out_tid[CS_UUID_MAX],
                                  struct cs_err *err)
 {
     const char *sealed = cs_json_get_string(call->params, "requestState");
-    const struct cs_json *given = cs_json_get(call->params, "inputResponses");
-    struct answers answers = {call, out_tid};
     char state[sizeof STATE + CS_UUID_MAX];
 
     out_tid[0] = '\0';
@@ -197,6 +216,6 @@ enum cs_status cs_approval_again(struct cs_mcp_call *call, char out_tid[CS_UUID_
         return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
                              "This requestState is not of this server");
     memcpy(out_tid, state + sizeof STATE - 1, CS_UUID_MAX);
-    (void)cs_json_each(given, take_answer, &answers);
+    cs_approval_take(call, out_tid, cs_json_get(call->params, "inputResponses"));
     return CS_OK;
 }

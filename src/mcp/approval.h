@@ -16,6 +16,12 @@ bool cs_approval_by_result(const struct cs_mcp_call *call);
 /** Answer with what turn @tid asks (an array as of struct cs_turn_view). */
 CS_MUST_USE enum cs_status cs_approval_result(struct cs_mcp_call *call, const char *tid,
                                               const struct cs_json *asked, struct cs_err *err);
+/** Write "inputRequests": what is asked (the same array). */
+CS_MUST_USE enum cs_status cs_approval_requests(struct cs_jsonw *w, const struct cs_json *asked,
+                                                struct cs_err *err);
+/** Pass on to turn @tid what the client answers: an object, of whose members those count that
+ * answer an open question. */
+void cs_approval_take(struct cs_mcp_call *call, const char *tid, const struct cs_json *given);
 /** If the call came again with answers: pass them on, and *out_tid is its turn; else "". */
 CS_MUST_USE enum cs_status cs_approval_again(struct cs_mcp_call *call, char out_tid[CS_UUID_MAX],
                                              struct cs_err *err);

@@ -59,7 +59,11 @@ bool cs_mcp_can(const struct cs_mcp_call *call, const char *name)
         const char *name;
         unsigned bit;
     } bits[] = {
-        {"elicitation", CS_CAN_ELICIT}, {"sampling", CS_CAN_SAMPLE}, {"roots", CS_CAN_ROOTS}};
+        {"elicitation", CS_CAN_ELICIT},
+        {"sampling", CS_CAN_SAMPLE},
+        {"roots", CS_CAN_ROOTS},
+        {CS_TASKS_EXTENSION, CS_CAN_TASKS},
+    };
     size_t i;
 
     for (i = 0; i < sizeof bits / sizeof *bits; i++)
@@ -96,14 +100,19 @@ void cs_mcp_result_type(struct cs_mcp_call *call, const char *type)
     call->typed = true;
 }
 
+void cs_text_write(struct cs_jsonw *w, const char *text, size_t len)
+{
+    cs_jsonw_array(w, "content");
+    cs_jsonw_object(w, NULL);
+    cs_jsonw_string(w, "type", "text");
+    cs_jsonw_stringn(w, "text", text, len);
+    cs_jsonw_end_object(w);
+    cs_jsonw_end_array(w);
+}
+
 void cs_mcp_text(struct cs_mcp_call *call, const char *text, size_t len)
 {
-    cs_jsonw_array(&call->w, "content");
-    cs_jsonw_object(&call->w, NULL);
-    cs_jsonw_string(&call->w, "type", "text");
-    cs_jsonw_stringn(&call->w, "text", text, len);
-    cs_jsonw_end_object(&call->w);
-    cs_jsonw_end_array(&call->w);
+    cs_text_write(&call->w, text, len);
 }
 
 enum cs_status cs_mcp_refuse(struct cs_mcp_call *call, int code, const char *data,
@@ -125,9 +134,11 @@ enum cs_status cs_mcp_refuse(struct cs_mcp_call *call, int code, const char *dat
 enum cs_status cs_mcp_refuse_capability(struct cs_mcp_call *call, const char *capability,
                                         struct cs_err *err)
 {
-    char data[128];
+    bool extension = strchr(capability, '/') != NULL;
+    char data[160];
 
-    snprintf(data, sizeof data, "{\"requiredCapabilities\":{\"%s\":{}}}", capability);
+    snprintf(data, sizeof data, "{\"requiredCapabilities\":{%s\"%s\":{}%s}}",
+             extension ? "\"extensions\":{" : "", capability, extension ? "}" : "");
     call->status = cs_mcp_stateless(call) ? 400 : 0;
     return cs_mcp_refuse(call, CS_RPC_NO_CAPABILITY, data, err,
                          "This needs a client with the capability %s", capability);

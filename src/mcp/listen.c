@@ -140,9 +140,11 @@ static void resume(struct cs_mcp_call *call)
 struct cs_listener {
     struct cs_mcp_call *call;
     struct cs_feed *feed;
-    const struct cs_json *uris; /* that are watched; NULL: those of the session */
-    unsigned lists;             /* enum cs_mcp_list that are wanted */
-    unsigned changed;           /* of these; under mcp->mutex */
+    const struct cs_json *uris;  /* that are watched; NULL: those of the session */
+    const struct cs_json *tasks; /* ids, of which those count that `known` has as bits */
+    uint64_t known;
+    unsigned lists;   /* enum cs_mcp_list that are wanted */
+    unsigned changed; /* of these; under mcp->mutex */
     struct cs_listener *next;
 };
 
@@ -250,6 +252,23 @@ static bool goes_on(struct cs_mcp_call *call)
     return on && !call->silent;
 }
 
+/* Whether event @id is this stream's to tell: while a session's new stream takes over from the one
+ * before, both have it. */
+static bool claim(struct cs_listener *listener, int64_t id)
+{
+    struct cs_mcp_session *session = listener->call->session;
+    bool ours;
+
+    if (session == NULL)
+        return true;
+    pthread_mutex_lock(&listener->call->mcp->mutex);
+    ours = id > session->told;
+    if (ours)
+        session->told = id;
+    pthread_mutex_unlock(&listener->call->mcp->mutex);
+    return ours;
+}
+
 /* Whether @uri is watched; of a session's own list under mcp->mutex. */
 static bool watches(struct cs_listener *listener, const char *uri)
 {
@@ -272,14 +291,11 @@ static bool watches(struct cs_listener *listener, const char *uri)
 }
 
 /* A conversation has a new message: say so under the name by which it is watched. */
-static void tell_update(struct cs_listener *listener, const struct cs_event *event)
+static void tell_update(struct cs_listener *listener, const struct cs_json *data)
 {
     static const char *const names[] = {"sessionId", "conversationId"};
-    struct cs_json *data = NULL;
     size_t i;
 
-    if (event->id == 0 || cs_json_parse(event->data, event->len, event->len, &data, NULL) != CS_OK)
-        return;
     for (i = 0; i < sizeof names / sizeof *names; i++) {
         const char *id = cs_json_get_string(data, names[i]);
         char uri[CS_URI_MAX];
@@ -290,6 +306,56 @@ static void tell_update(struct cs_listener *listener, const struct cs_event *eve
         if (watches(listener, uri))
             send_note(listener->call, "notifications/resources/updated", uri);
     }
+}
+
+/* Tell how task @tid stands, as tasks/get would. */
+static void send_task(struct cs_mcp_call *call, const char *tid)
+{
+    struct cs_buf out;
+    struct cs_jsonw w;
+
+    cs_buf_init(&out, CS_MCP_MESSAGE_MAX);
+    cs_msg_begin(&out, &w, "notifications/tasks", "");
+    write_meta(call, &w);
+    if (cs_task_write(call, &w, tid, NULL) == CS_OK) {
+        cs_msg_end(&w);
+        cs_call_send(call, NULL, &out);
+    }
+    cs_buf_fini(&out);
+}
+
+/* What changes how a task stands. */
+static bool moves_task(const struct cs_event *event)
+{
+    return strcmp(event->name, "approval.requested") == 0 ||
+           strcmp(event->name, "approval.resolved") == 0 || cs_event_ends_turn(event);
+}
+
+static void tell_task(struct cs_listener *listener, const struct cs_json *data)
+{
+    const char *tid = cs_json_get_string(data, "turnId");
+    size_t i;
+
+    for (i = 0; i < cs_json_size(listener->tasks) && tid != NULL; i++)
+        if ((listener->known >> i & 1) != 0 &&
+            strcmp(cs_json_string(cs_json_at(listener->tasks, i), NULL), tid) == 0) {
+            send_task(listener->call, tid);
+            return;
+        }
+}
+
+static void tell(struct cs_listener *listener, const struct cs_event *event)
+{
+    bool moves = listener->known != 0 && moves_task(event);
+    struct cs_json *data = NULL;
+
+    if ((event->id == 0 && !moves) ||
+        cs_json_parse(event->data, event->len, event->len, &data, NULL) != CS_OK)
+        return;
+    if (event->id != 0 && claim(listener, event->id))
+        tell_update(listener, data);
+    if (moves)
+        tell_task(listener, data);
     cs_json_free(data);
 }
 
@@ -306,7 +372,7 @@ static void listen(struct cs_listener *listener)
         enum cs_status rc = cs_feed_next(listener->feed, due, &event, NULL);
 
         if (rc == CS_OK)
-            tell_update(listener, &event);
+            tell(listener, &event);
         else if (rc == CS_CANCELLED)
             send_changed(listener);
         else if (rc != CS_TIMEOUT)
@@ -422,10 +488,64 @@ static void acknowledge(struct cs_listener *listener)
             cs_jsonw_string(&w, NULL, cs_json_string(cs_json_at(listener->uris, i), NULL));
         cs_jsonw_end_array(&w);
     }
+    if (listener->tasks != NULL) {
+        cs_jsonw_array(&w, "taskIds");
+        for (i = 0; i < cs_json_size(listener->tasks); i++)
+            if ((listener->known >> i & 1) != 0)
+                cs_jsonw_string(&w, NULL, cs_json_string(cs_json_at(listener->tasks, i), NULL));
+        cs_jsonw_end_array(&w);
+    }
     cs_jsonw_end_object(&w);
     cs_msg_end(&w);
     cs_call_send(call, NULL, &out);
     cs_buf_fini(&out);
+}
+
+/* How each task stands now: who listens too late hears it nevertheless. */
+static void tell_tasks(struct cs_listener *listener)
+{
+    size_t i;
+
+    for (i = 0; i < cs_json_size(listener->tasks); i++)
+        if ((listener->known >> i & 1) != 0)
+            send_task(listener->call, cs_json_string(cs_json_at(listener->tasks, i), NULL));
+}
+
+static bool are_strings(const struct cs_json *list)
+{
+    size_t i;
+
+    for (i = 0; i < cs_json_size(list); i++)
+        if (cs_json_string(cs_json_at(list, i), NULL) == NULL)
+            return false;
+    return cs_json_size(list) <= CS_MCP_WATCHED_MAX;
+}
+
+/* The tasks that are to be told of, as far as there are such. */
+static enum cs_status read_tasks(struct cs_listener *listener, const struct cs_json *tasks,
+                                 struct cs_err *err)
+{
+    struct cs_mcp_call *call = listener->call;
+    size_t i;
+
+    if (tasks == NULL || !call->mcp->tasks)
+        return CS_OK;
+    if ((call->can & CS_CAN_TASKS) == 0)
+        return cs_mcp_refuse_capability(call, CS_TASKS_EXTENSION, err);
+    if (cs_json_type(tasks) != CS_JSON_ARRAY || !are_strings(tasks))
+        return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
+                             "taskIds must be at most %d strings", CS_MCP_WATCHED_MAX);
+    listener->tasks = tasks;
+    for (i = 0; i < cs_json_size(tasks); i++) {
+        struct cs_turn_view view;
+
+        if (cs_turn_view(call->mcp->core, cs_json_string(cs_json_at(tasks, i), NULL), 0, &view,
+                         NULL) != CS_OK)
+            continue;
+        cs_turn_view_fini(&view);
+        listener->known |= (uint64_t)1 << i;
+    }
+    return CS_OK;
 }
 
 static enum cs_status read_filter(struct cs_listener *listener, const struct cs_json *filter,
@@ -438,18 +558,17 @@ static enum cs_status read_filter(struct cs_listener *listener, const struct cs_
     if (cs_json_type(filter) != CS_JSON_OBJECT)
         return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
                              "params.notifications must be an object");
-    for (i = 0; i < cs_json_size(uris); i++)
-        if (cs_json_string(cs_json_at(uris, i), NULL) == NULL || i >= CS_MCP_WATCHED_MAX)
-            return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
-                                 "resourceSubscriptions must be at most %d strings",
-                                 CS_MCP_WATCHED_MAX);
+    if (!are_strings(uris))
+        return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
+                             "resourceSubscriptions must be at most %d strings",
+                             CS_MCP_WATCHED_MAX);
     for (i = 0; i < sizeof lists / sizeof *lists; i++)
         if (cs_json_bool(cs_json_get(filter, lists[i].filter), false) &&
             declares(call->mcp, lists[i].capability, "listChanged"))
             listener->lists |= lists[i].list;
     if (cs_json_type(uris) == CS_JSON_ARRAY && declares(call->mcp, "resources", "subscribe"))
         listener->uris = uris;
-    return CS_OK;
+    return read_tasks(listener, cs_json_get(filter, "taskIds"), err);
 }
 
 enum cs_status cs_mcp_subscriptions(struct cs_mcp_call *call, struct cs_err *err)
@@ -467,6 +586,7 @@ enum cs_status cs_mcp_subscriptions(struct cs_mcp_call *call, struct cs_err *err
     if (rc != CS_OK)
         return rc;
     acknowledge(&listener);
+    tell_tasks(&listener);
     listen(&listener);
     close_stream(&listener);
     cs_jsonw_string(&call->w, "resultType", "complete");

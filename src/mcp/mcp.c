@@ -143,7 +143,8 @@ unsigned cs_capabilities_read(const struct cs_json *capabilities)
         can |= CS_CAN_SAMPLE;
     if (cs_json_type(cs_json_get(capabilities, "roots")) == CS_JSON_OBJECT)
         can |= CS_CAN_ROOTS;
-    if (cs_json_path(capabilities, "extensions", META("tasks"), NULL) != NULL)
+    if (cs_json_type(cs_json_path(capabilities, "extensions", CS_TASKS_EXTENSION, NULL)) ==
+        CS_JSON_OBJECT)
         can |= CS_CAN_TASKS;
     return can;
 }
@@ -331,6 +332,9 @@ static enum cs_status find_method(struct cs_mcp_call *call, const struct cs_meth
     if (method == NULL || (method->flags & era) == 0 || !cs_method_offered(call, method))
         return DENY(call, cs_mcp_stateless(call) ? 404 : 0, CS_RPC_NO_METHOD, NULL, err,
                     "There is no method %.64s", call->method);
+    if (cs_mcp_stateless(call) && (method->flags & CS_METHOD_TASKS) != 0 &&
+        (call->can & CS_CAN_TASKS) == 0)
+        return cs_mcp_refuse_capability(call, CS_TASKS_EXTENSION, err);
     if (method->name_key == NULL)
         return CS_OK;
     call->name = cs_json_get_string(call->params, method->name_key);

@@ -12,10 +12,11 @@ static const struct cs_method methods[] = {
     {"logging/setLevel", cs_mcp_set_level, CS_METHOD_SESSION, NULL, NULL},
     {"server/discover", cs_mcp_discover, CS_METHOD_STATELESS | CS_METHOD_CACHED, NULL, NULL},
     {"subscriptions/listen", cs_mcp_subscriptions, CS_METHOD_STATELESS, NULL, NULL},
-    {"tasks/get", cs_mcp_tasks_get, CS_METHOD_TASKS, NULL, "taskId"},
-    {"tasks/result", cs_mcp_tasks_result, CS_METHOD_TASKS, NULL, "taskId"},
-    {"tasks/cancel", cs_mcp_tasks_cancel, CS_METHOD_TASKS, NULL, "taskId"},
-    {"tasks/list", cs_mcp_tasks_list, CS_METHOD_TASKS, NULL, NULL},
+    {"tasks/get", cs_mcp_tasks_get, CS_METHOD_BOTH | CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/result", cs_mcp_tasks_result, CS_METHOD_SESSION | CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/update", cs_mcp_tasks_update, CS_METHOD_STATELESS | CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/cancel", cs_mcp_tasks_cancel, CS_METHOD_BOTH | CS_METHOD_TASKS, NULL, "taskId"},
+    {"tasks/list", cs_mcp_tasks_list, CS_METHOD_SESSION | CS_METHOD_TASKS, NULL, NULL},
     {"tools/list", cs_mcp_tools_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "tools", NULL},
     {"tools/call", cs_mcp_tools_call, CS_METHOD_BOTH, "tools", "name"},
     {"resources/list", cs_mcp_resources_list, CS_METHOD_BOTH | CS_METHOD_CACHED, "resources", NULL},
@@ -42,8 +43,8 @@ const struct cs_method *cs_method_find(const char *name)
 
 bool cs_method_offered(const struct cs_mcp_call *call, const struct cs_method *method)
 {
-    if ((method->flags & CS_METHOD_TASKS) == CS_METHOD_TASKS)
-        return call->mcp->tasks && call->revision == CS_REVISION_2025_11_25;
+    if ((method->flags & CS_METHOD_TASKS) != 0)
+        return call->mcp->tasks && call->revision != CS_REVISION_2025_06_18;
     return method->capability == NULL ||
            cs_json_get(call->mcp->capabilities, method->capability) != NULL;
 }
@@ -83,6 +84,7 @@ static void write_capabilities(struct cs_mcp_call *call)
 {
     static const char tasks[] =
         "{\"list\":{},\"cancel\":{},\"requests\":{\"tools\":{\"call\":{}}}}";
+    static const char extensions[] = "{\"" CS_TASKS_EXTENSION "\":{}}";
 
     cs_jsonw_object(&call->w, "capabilities");
     (void)cs_json_each(call->mcp->capabilities, write_capability, call);
@@ -90,6 +92,8 @@ static void write_capabilities(struct cs_mcp_call *call)
         cs_jsonw_raw(&call->w, "logging", "{}", 2);
     if (call->mcp->tasks && call->revision == CS_REVISION_2025_11_25)
         cs_jsonw_raw(&call->w, "tasks", tasks, sizeof tasks - 1);
+    if (call->mcp->tasks && cs_mcp_stateless(call))
+        cs_jsonw_raw(&call->w, "extensions", extensions, sizeof extensions - 1);
     cs_jsonw_end_object(&call->w);
 }
 
@@ -267,7 +271,7 @@ enum cs_status cs_mcp_tools_call(struct cs_mcp_call *call, struct cs_err *err)
                              call->name);
     if (args != NULL && cs_json_type(args) != CS_JSON_OBJECT)
         return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err, "arguments must be an object");
-    if (cs_task_wanted(call) && !handler->task)
+    if (cs_task_asked(call) && !handler->task)
         return cs_mcp_refuse(call, CS_RPC_NO_METHOD, NULL, err, "This tool cannot be a task");
     rc = cs_schema_check(cs_json_get(tool, "inputSchema"), args, &why);
     if (rc == CS_OK)
@@ -338,8 +342,12 @@ static char **watched(struct cs_mcp_session *session, const char *uri)
 
 enum cs_status cs_mcp_subscribe(struct cs_mcp_call *call, struct cs_err *err)
 {
-    char *copy = strdup(call->name), **place;
+    char *copy, **place;
 
+    if (strlen(call->name) >= CS_URI_MAX)
+        return cs_mcp_refuse(call, CS_RPC_INVALID_PARAMS, NULL, err,
+                             "No resource has a URI so long");
+    copy = strdup(call->name);
     if (copy == NULL)
         return cs_err_nomem(err);
     pthread_mutex_lock(&call->mcp->mutex);

@@ -28,6 +28,7 @@ struct cs_feed;
 #define CS_MCP_WATCHED_MAX  64             /* resources that one session may watch */
 #define CS_QUESTIONS_MAX    8              /* that a call may have open */
 #define CS_MCP_BEAT_MS      1000           /* between two looks whether a call's client is there */
+#define CS_TASKS_EXTENSION  "io.modelcontextprotocol/tasks"
 #define CS_SESSION_URI      "codex-session://"
 #define CS_URI_MAX          256 /* of a conversation, with its NUL */
 
@@ -92,6 +93,7 @@ struct cs_mcp_session {
     unsigned refs;                /* calls and streams */
     bool ended;                   /* out of the table */
     struct cs_mcp_call *listener; /* the stream for what is said without being asked */
+    int64_t told;                 /* id of the newest event that one of its streams has had */
     struct cs_mcp_call *calls;
     char *watched[CS_MCP_WATCHED_MAX]; /* URIs; a NULL ends them */
     struct cs_mcp_session *next;
@@ -197,6 +199,8 @@ CS_MUST_USE enum cs_status cs_cursor_read(struct cs_mcp_call *call, const char *
                                           int64_t *out_id, struct cs_err *err);
 /** Write "nextCursor" unless @id is 0. */
 void cs_cursor_write(struct cs_jsonw *w, int64_t id);
+/** Write `content` as one text. */
+void cs_text_write(struct cs_jsonw *w, const char *text, size_t len);
 /** The severity of a level's name; -1: none such. */
 int cs_log_severity(const char *level);
 
@@ -214,8 +218,8 @@ enum {
     CS_METHOD_SESSION = 1,   /* with sessions */
     CS_METHOD_STATELESS = 2, /* without */
     CS_METHOD_BOTH = 3,
-    CS_METHOD_TASKS = 9,  /* with sessions, where tasks are part of the revision */
     CS_METHOD_CACHED = 4, /* its result tells how long it holds */
+    CS_METHOD_TASKS = 8,  /* of tasks, which not every revision has */
 };
 struct cs_method {
     const char *name;
@@ -258,6 +262,7 @@ enum cs_status cs_mcp_prompts_list(struct cs_mcp_call *call, struct cs_err *err)
 enum cs_status cs_mcp_prompts_get(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_tasks_get(struct cs_mcp_call *call, struct cs_err *err); /* tasks.c */
 enum cs_status cs_mcp_tasks_result(struct cs_mcp_call *call, struct cs_err *err);
+enum cs_status cs_mcp_tasks_update(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_tasks_cancel(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_tasks_list(struct cs_mcp_call *call, struct cs_err *err);
 enum cs_status cs_mcp_subscriptions(struct cs_mcp_call *call, struct cs_err *err); /* listen.c */

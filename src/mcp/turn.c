@@ -17,7 +17,7 @@
 
 /* ---- the result ---- */
 
-void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view)
+void cs_turn_result(struct cs_jsonw *out, const struct cs_turn_view *view)
 {
     const struct cs_turn_row *row = &view->row;
     bool completed = row->status == CS_TURN_COMPLETED;
@@ -34,12 +34,12 @@ void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view)
         cs_jsonw_string(&w, "content", row->error);
     cs_jsonw_end_object(&w);
     if (both.status == CS_OK) {
-        cs_mcp_text(call, both.data, both.len);
-        cs_jsonw_raw(&call->w, "structuredContent", both.data, both.len);
+        cs_text_write(out, both.data, both.len);
+        cs_jsonw_raw(out, "structuredContent", both.data, both.len);
         if (!completed)
-            cs_jsonw_bool(&call->w, "isError", true);
+            cs_jsonw_bool(out, "isError", true);
     } else {
-        call->w.out->status = both.status;
+        out->out->status = both.status;
     }
     cs_buf_fini(&both);
 }
@@ -173,7 +173,7 @@ static enum cs_status await(struct cs_mcp_call *call, const char *tid, struct cs
         if (!cs_call_beat(call))
             return over(err);
     }
-    cs_turn_result(call, &view);
+    cs_turn_result(&call->w, &view);
     cs_turn_view_fini(&view);
     return CS_OK;
 }
@@ -290,7 +290,8 @@ enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *re
     if (rc != CS_OK)
         return rc;
     if (again[0] != '\0')
-        return cs_turn_answer(call, again, err);
+        return cs_task_wanted(call) ? cs_task_begun(call, again, err)
+                                    : cs_turn_answer(call, again, err);
     /* Clients of tools name no time-out: they cancel. */
     request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
     request->ttl_seconds = -1;

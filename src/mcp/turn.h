@@ -11,13 +11,19 @@ CS_MUST_USE enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn
  * when the call is over before; CS_BUSY when too many wait already. */
 CS_MUST_USE enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid,
                                           struct cs_err *err);
-/** Whether the call is to be answered with a task. */
+/** Whether the call is to be answered with a task, if its tool can be one. */
 bool cs_task_wanted(const struct cs_mcp_call *call);
+/** Whether the call says that it must be (2025-11-25). */
+bool cs_task_asked(const struct cs_mcp_call *call);
 /** Answer with the task that turn @tid is. */
 CS_MUST_USE enum cs_status cs_task_begun(struct cs_mcp_call *call, const char *tid,
                                          struct cs_err *err);
-/** Write the result of a tool whose turn has ended. */
-void cs_turn_result(struct cs_mcp_call *call, const struct cs_turn_view *view);
+/** Write the members of a task as tasks/get tells them. CS_NOT_FOUND; after another failure @w
+ * holds a part. */
+CS_MUST_USE enum cs_status cs_task_write(const struct cs_mcp_call *call, struct cs_jsonw *w,
+                                         const char *tid, struct cs_err *err);
+/** Write the members of the result of a tool whose turn has ended. */
+void cs_turn_result(struct cs_jsonw *out, const struct cs_turn_view *view);
 /** Write which task the result is of. */
 void cs_task_name(struct cs_mcp_call *call, const char *tid);
 

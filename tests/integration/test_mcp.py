@@ -1,5 +1,6 @@
 """MCP over HTTP: real daemon, real Codex."""
 
+import http.client
 import json
 
 import pytest
@@ -252,12 +253,118 @@ def test_a_task_is_cancelled_but_not_by_who_only_waits_for_it(daemon):
     assert plain.error["code"] == -32601, "a tool that cannot be a task"
 
 
-def test_tasks_are_of_their_revision_alone(daemon):
-    for revision in ("2025-06-18", STATELESS):
-        client = client_of(daemon, revision)
-        assert client.request("tasks/list").error["code"] == -32601
-        got = client.request("tools/call", {"name": "codex", "arguments": {"prompt": "x"}, "task": {}})
-        assert structured(got)["content"], "the member means nothing there"
+def test_before_tasks_were_defined_they_mean_nothing(daemon):
+    client = client_of(daemon, "2025-06-18")
+    assert client.request("tasks/list").error["code"] == -32601
+    got = client.request("tools/call", {"name": "codex", "arguments": {"prompt": "x"}, "task": {}})
+    assert structured(got)["content"], "the member means nothing there"
+
+
+# ---- tasks as an extension of the stateless revision ----
+
+TASKS = "io.modelcontextprotocol/tasks"
+
+
+def declaring(daemon, **more):
+    return McpClient(daemon.address, STATELESS, capabilities={"extensions": {TASKS: {}}, **more})
+
+
+def begun(client, prompt, tool="codex", **arguments):
+    """A call becomes a task without being asked to."""
+    result = client.call(tool, {"prompt": prompt, **arguments}).result
+    assert result["resultType"] == "task" and result["status"] == "working" and result["createdAt"]
+    assert result["ttlMs"] > 0 and result["pollIntervalMs"] > 0
+    assert not {"task", "ttl", "result", "requestState", "inputRequests"} & set(result)
+    return result["taskId"]
+
+
+def task_at(client, task):
+    result = client.request("tasks/get", {"taskId": task}).result
+    assert result["resultType"] == "complete" and result["taskId"] == task
+    return result
+
+
+def settled(client, task, seconds=20):
+    """The task when Codex has ended it, or waits for its user."""
+    return wait_until(lambda: (now := task_at(client, task))["status"] != "working" and now, "the task moved on", seconds)
+
+
+def test_who_declares_tasks_gets_an_id_at_once_that_holds_over_restarts(daemon):
+    client = declaring(daemon)
+    capabilities = client.request("server/discover").result["capabilities"]
+    assert capabilities["extensions"] == {TASKS: {}} and "tasks" not in capabilities
+    task = begun(client, "[[delay 700]]")
+    assert "result" not in task_at(client, task)
+    done = settled(client, task)
+    assert done["status"] == "completed"
+    thread = done["result"]["structuredContent"]["threadId"]
+    assert json.loads(done["result"]["content"][0]["text"]) == done["result"]["structuredContent"]
+    # Whoever hears of the end may go on at once.
+    assert settled(client, begun(client, "more", "codex-reply", threadId=thread))["status"] == "completed"
+    lost = begun(client, "[[stall]]")
+    client.address = daemon.restart().address
+    assert task_at(client, task)["result"] == done["result"]
+    told = task_at(client, lost)
+    assert told["status"] == "completed" and told["result"]["isError"] and told["statusMessage"]
+    assert client.call("codex-sessions").result["resultType"] == "complete", "what is quick is no task"
+
+
+def test_a_task_of_the_extension_is_cancelled_by_a_word_and_by_nothing_else(daemon):
+    client = declaring(daemon)
+    task = begun(client, "[[stall]]")
+    # The connection of the call is long gone.
+    assert task_at(client, task)["status"] == "working"
+    for _ in range(2):
+        assert set(client.request("tasks/cancel", {"taskId": task}).result) == {"resultType", "_meta"}
+    told = settled(client, task)
+    assert told["status"] == "cancelled" and "result" not in told
+    for method, more in (("get", {}), ("cancel", {}), ("update", {"inputResponses": {}})):
+        params = {"taskId": "00000000-0000-7000-8000-000000000000", **more}
+        got = client.request("tasks/" + method, params)
+        assert (got.status, got.error["code"]) == (200, -32602)
+
+
+def test_tasks_are_for_who_declares_them(daemon):
+    plain, client = McpClient(daemon.address, STATELESS), declaring(daemon)
+    assert structured(plain.call("codex", {"prompt": "x"}))["content"]
+    task = begun(client, "hello")
+    missing = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
+    for method, params in (
+        ("tasks/get", {"taskId": task}), ("tasks/cancel", {"taskId": task}),
+        ("tasks/update", {"taskId": task, "inputResponses": {}}),
+        ("subscriptions/listen", {"notifications": {"taskIds": [task]}}),
+    ):
+        got = plain.request(method, params)
+        assert (got.status, got.error["code"], got.error["data"]) == (400, -32021, missing), method
+    for method in ("tasks/result", "tasks/list"):
+        got = client.request(method, {"taskId": task})
+        assert (got.status, got.error["code"]) == (404, -32601), "of the revision before"
+    got = client.request("tasks/get", {"taskId": task}, headers={"Mcp-Name": "other"})
+    assert (got.status, got.error["code"]) == (400, -32020)
+
+
+def test_who_listens_for_a_task_is_told_how_it_stands_and_how_it_ends(daemon):
+    client = declaring(daemon)
+    done, running = begun(client, "hello"), begun(client, "[[stall]]")
+    settled(client, done)
+    stream = client.stream("subscriptions/listen", {"notifications": {"taskIds": [done, "nobody", running]}}, id="s")
+    messages = stream.messages()
+    assert next(messages)["params"]["notifications"] == {"taskIds": [done, running]}, "as far as there are such"
+
+    def told():
+        message = next(messages)
+        assert message["method"] == "notifications/tasks"
+        assert message["params"].pop("_meta") == {"io.modelcontextprotocol/subscriptionId": "s"}
+        return message["params"]
+
+    def got(task):
+        return {key: value for key, value in task_at(client, task).items() if key not in ("resultType", "_meta")}
+
+    assert told() == got(done) and told() == got(running)
+    begun(client, "of no interest")
+    client.request("tasks/cancel", {"taskId": running})
+    assert (end := told())["status"] == "cancelled" and end == got(running)
+    stream.close()
 
 
 # ---- approvals ----
@@ -330,7 +437,60 @@ def test_without_sessions_the_result_is_the_question(make_daemon, cwd, action):
     assert (cwd / "yes.txt").exists() == (action == "accept")
 
 
+@pytest.mark.parametrize("action", ["accept", "decline"])
+def test_a_task_of_the_extension_tells_what_codex_asks(make_daemon, cwd, action):
+    daemon = make_daemon(args=ALL).start()
+    client = declaring(daemon, elicitation={})
+    task = client.request("tools/call", asking(cwd, "[[escalate touch yes.txt]]")).result["taskId"]
+    asked = settled(client, task)
+    assert asked["status"] == "input_required" and task_at(client, task)["inputRequests"] == asked["inputRequests"]
+    assert task_at(declaring(daemon), task)["status"] == "working", "who cannot ask is not asked"
+    ((key, question),) = asked["inputRequests"].items()
+    assert question["method"] == "elicitation/create" and "touch yes.txt" in question["params"]["message"]
+
+    def update(responses):
+        return client.request("tasks/update", {"taskId": task, "inputResponses": responses})
+
+    assert update([]).error["code"] == -32602
+    for beside in ({"other": {"action": "accept"}}, {key: 7}, {key: {}}):
+        assert set(update(beside).result) == {"resultType", "_meta"}
+        assert task_at(client, task)["inputRequests"] == asked["inputRequests"], "no answer to the question"
+    update({key: {"action": action, "content": {}}})
+    update({key: {"action": "accept"}})  # too late, and nothing comes of it
+    done = settled(client, task)
+    assert done["status"] == "completed" and done["result"]["structuredContent"]["threadId"]
+    assert (cwd / "yes.txt").exists() == (action == "accept")
+
+
 # ---- the transport ----
+
+
+def leave_during_a_call(client):
+    """Ask for JSON alone, as a client does that has no use for streams, and go away."""
+    message = client.message("tools/call", {"name": "codex", "arguments": {"prompt": "[[stall]]"}})
+    body = json.dumps(message).encode()
+    head = {"Accept": "application/json", "Content-Type": "application/json", **client.head(message)}
+    if client.session:
+        head["Mcp-Session-Id"] = client.session
+    connection = http.client.HTTPConnection(*client.address)
+    connection.request("POST", "/mcp", body, head)
+    return connection
+
+
+@pytest.mark.parametrize("revision", ["2025-11-25", STATELESS])
+def test_a_client_that_takes_json_alone_is_missed_when_it_has_gone(make_daemon, revision):
+    daemon = make_daemon(args=["--http-threads", "16"]).start()  # of which 8 may wait for turns
+    client = client_of(daemon, revision)
+    for running in range(1, 9):
+        connection = leave_during_a_call(client)
+        wait_until(lambda: daemon.stats()["turns"]["running"] == running, "the turn runs", 10)
+        connection.close()
+    if revision == STATELESS:
+        wait_until(lambda: daemon.stats()["turns"]["cancelled"] == 8, "going away cancels", 10)
+    else:
+        assert client.call("codex", {"prompt": "x"}).result["isError"], "as many wait as may"
+        wait_until(lambda: "isError" not in client.call("codex", {"prompt": "x"}).result, "nobody waits", 15)
+        assert daemon.stats()["turns"]["running"] == 8, "the turns go on"
 
 
 def test_pages_of_other_sites_are_turned_away(daemon):

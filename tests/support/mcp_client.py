@@ -135,7 +135,7 @@ class McpClient:
         if self.revision != STATELESS:
             return {}
         params = message.get("params", {})
-        name = params.get("name", params.get("uri"))
+        name = params.get("name") or params.get("uri") or params.get("taskId")
         head = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": message["method"]}
         return {**head, "Mcp-Name": name} if name else head
 

@@ -56,7 +56,8 @@ const struct cs_json *cs_mcp_params(const struct cs_mcp_call *call);
 const struct cs_json *cs_mcp_args(const struct cs_mcp_call *call);
 /** Argument @name as a string, or NULL. */
 const char *cs_mcp_arg(const struct cs_mcp_call *call, const char *name);
-/** Whether the client declared capability @name ("elicitation", "sampling", "roots"). */
+/** Whether the client declared capability @name ("elicitation", "sampling", "roots", or the name of
+ * an extension). */
 bool cs_mcp_can(const struct cs_mcp_call *call, const char *name);
 /** Whether each request stands alone: questions then go out as a result (input_required). */
 bool cs_mcp_stateless(const struct cs_mcp_call *call);
@@ -74,7 +75,8 @@ void cs_mcp_text(struct cs_mcp_call *call, const char *text, size_t len);
 /** Make the answer the JSON-RPC error @code; @data (may be NULL) is JSON. Returns CS_INVALID. */
 enum cs_status cs_mcp_refuse(struct cs_mcp_call *call, int code, const char *data,
                              struct cs_err *err, const char *fmt, ...) CS_PRINTF(5, 6);
-/** The error of a capability that the client did not declare. */
+/** The error of a capability, or with a slash in its name an extension, that the client did not
+ * declare. */
 enum cs_status cs_mcp_refuse_capability(struct cs_mcp_call *call, const char *capability,
                                         struct cs_err *err);
 

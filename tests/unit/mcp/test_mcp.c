@@ -811,7 +811,7 @@ static void removed_methods_are_not_found(void **state)
                                           "logging/setLevel",
                                           "resources/subscribe",
                                           "resources/unsubscribe",
-                                          "tasks/get",
+                                          "tasks/list",
                                           "tasks/result",
                                           "nothing"};
     size_t i;
