@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from chaos_oracle import Shown, Told, View, judge, name_of
 from support.chaos import Background, ChaosRedis, Line, Network
@@ -36,13 +37,21 @@ class Host:
                   "--http-threads", "32", "--log-level", "info"],
         )
         self.backup = folder / f"{self.name}.backup"
-        self.cut_off = False  # hears nothing of Redis
+        self.cut_off = None  # since when no word of Redis reaches it, by the wall
 
     def alive(self):
         return self.daemon.process is not None
 
     def view(self):
         return View(self.daemon.data_dir / "codex-sessiond.db")
+
+    def hears_nothing(self):
+        """Whether what Redis told it before it was cut off is all in its database: it has noticed since."""
+        reply = self.cut_off and self.request("GET", "/api/codex/sync")
+        if not reply:
+            return False
+        sync = reply["sync"]
+        return sync["state"] not in ("online", "full") and datetime.fromisoformat(sync["since"]) > self.cut_off
 
     def request(self, *args, **options):
         """The reply; None when the daemon went away meanwhile."""
@@ -200,9 +209,10 @@ class World:
         told = self.pick()
         if not told or not host.alive():
             return
+        deaf = host.hears_nothing()
         before = host.view().messages(told.sid)
         unseen = told.messages() - before
-        if host.cut_off:
+        if deaf:
             unseen = {message for message in unseen if message[1] in self.flying}
         reply = host.request("DELETE", f"/api/codex/session/{told.sid}")
         self.say(f"{host.name} deletes {told.sid[-4:]}: {reply and reply.status}")
@@ -235,9 +245,8 @@ class World:
             self.say(f"the line of {host.name}: {mode}")
             if mode == "refuse":
                 host.line.cut()
-            host.cut_off = host.cut_off or mode in ("refuse", "stall", "hole", "swallow")
-            if host.cut_off:
-                time.sleep(0.05)  # what was on its way has arrived
+            if mode in ("refuse", "stall", "hole", "swallow"):
+                host.cut_off = host.cut_off or datetime.now(UTC)
 
     def do_delay(self, host):
         self.break_line(host, "slow")
@@ -264,8 +273,7 @@ class World:
             far = self.rng.random() < 0.5
             self.network.link(host.number, "down", far)
             self.say(f"the cable of {host.name} is out, at the far end: {far}")
-            host.cut_off = True
-            time.sleep(0.05)
+            host.cut_off = host.cut_off or datetime.now(UTC)
 
     def do_mend(self, host):
         self.mend(host)
@@ -277,7 +285,7 @@ class World:
         else:
             for far in (False, True):
                 self.network.link(host.number, "up", far)
-        host.cut_off = False
+        host.cut_off = None
 
     def do_replay(self, host):
         """Requests of before arrive once more."""

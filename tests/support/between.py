@@ -3,6 +3,7 @@
 import socket
 import threading
 
+from .proxy import Listener
 from .redis import compose
 
 
@@ -31,22 +32,15 @@ def read_raw(stream):
     return b"".join(parts)
 
 
-class Between:
+class Between(Listener):
     """rule(words) is asked about each command. None: it passes, and so does its reply. Bytes: they are the
     reply instead. A function: it gets the client's socket and answers as it likes; then the connection ends."""
 
     def __init__(self, port):
+        super().__init__()
         self.target = ("127.0.0.1", port)
         self.rule = None
         self.seen = []  # the name and the size of each command
-        self.lock = threading.Lock()
-        self.open = set()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.thread = threading.Thread(target=self._accept, daemon=True)
-
-    @property
-    def port(self):
-        return self.listener.getsockname()[1]
 
     @property
     def url(self):
@@ -61,38 +55,16 @@ class Between:
         with self.lock:
             return max(size for _, size in self.seen)
 
-    def cut(self):
-        """End the connections that are open."""
-        with self.lock:
-            victims, self.open = self.open, set()
-        for victim in victims:
-            _end(victim)
-
     def turn(self, rule):
         """From now on by this rule, on new connections too."""
         self.rule = rule
         self.cut()
 
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        _end(self.listener)
-        self.cut()
-        self.thread.join(5)
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            with self.lock:
-                self.open.add(client)
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client):
+        self.keep(client)
+        threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client):
         server = None
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -108,24 +80,11 @@ class Between:
                     if server is None:
                         server = socket.create_connection(self.target)
                         replies = server.makefile("rb")
-                        with self.lock:
-                            self.open.add(server)
+                        self.keep(server)
                     server.sendall(compose(*words))
                     answer = read_raw(replies)
                 client.sendall(answer)
         except (OSError, ValueError):
             pass  # one of the ends is gone, or was cut within a command
         finally:
-            for end in (client, server):
-                if end:
-                    _end(end)
-                    with self.lock:
-                        self.open.discard(end)
-
-
-def _end(connection):
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
-    connection.close()
+            self.drop(*filter(None, (client, server)))

@@ -66,32 +66,18 @@ class Line(Proxy):
         self.replay(held)
         return len(held)
 
-    def _pump(self, source, sink, counted):
+    def _gate(self, counted):
         begun = b""  # a command of which the end is to come
         quota = [self.rng.randrange(20, 6000)]
-        try:
-            while data := source.recv(65536):
-                if counted:
-                    begun = self._remember(begun + data)
-                while self.mode == "stall":
-                    time.sleep(0.02)
-                if self.mode == "slow":
-                    time.sleep(self.delay)
-                passes, last = self._admit(data, counted, quota)
-                sink.sendall(passes)
-                if last:
-                    return
-        except (OSError, ValueError):
-            pass
-        finally:
-            for end in (source, sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                with self.lock:
-                    self.open.discard(end)
-                end.close()
+
+        def admit(data):
+            nonlocal begun
+            if counted:
+                begun = self._remember(begun + data)
+            self._linger()
+            return self._admit(data, counted, quota)
+
+        return admit
 
     def _admit(self, data, counted, quota):
         """What of it may pass, and whether the connection ends with it."""
