@@ -251,16 +251,20 @@ enum cs_status cs_db_open_dir(const char *dir, struct cs_db **out_db, struct cs_
     return status;
 }
 
-enum cs_status cs_db_prepare(struct cs_db *db, bool writer, struct cs_err *err)
+int cs_db_prepare(struct cs_db *db, enum cs_sql_id id)
 {
-    for (int i = 0; i < CS_SQL_COUNT; i++) {
-        enum cs_sql_id id = (enum cs_sql_id)i;
-        int rc;
+    if (cs_sql_writes(id) && !db->writer)
+        return SQLITE_READONLY;
+    return sqlite3_prepare_v3(db->sqlite, cs_sql_text_of(id), -1, SQLITE_PREPARE_PERSISTENT,
+                              &db->stmts[id], NULL);
+}
 
-        if (cs_sql_writes(id) && !writer)
-            continue;
-        rc = sqlite3_prepare_v3(db->sqlite, cs_sql_text_of(id), -1, SQLITE_PREPARE_PERSISTENT,
-                                &db->stmts[i], NULL);
+enum cs_status cs_db_prepare_all(struct cs_db *db, struct cs_err *err)
+{
+    db->writer = true;
+    for (int i = 0; i < CS_SQL_COUNT; i++) {
+        int rc = cs_db_prepare(db, (enum cs_sql_id)i);
+
         if (rc != SQLITE_OK)
             return cs_db_fail(db, rc, "prepare a statement", err);
     }

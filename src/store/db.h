@@ -19,8 +19,9 @@ enum cs_top { CS_TOP_SESSION, CS_TOP_MESSAGE, CS_TOP_TURN, CS_TOP_COUNT };
 
 struct cs_db {
     sqlite3 *sqlite;
-    sqlite3_stmt *stmts[CS_SQL_COUNT]; /* a reader's lack those that write */
+    sqlite3_stmt *stmts[CS_SQL_COUNT]; /* a reader's lack those not used yet, and all that write */
     struct cs_db *next;                /* in the pool of readers */
+    bool writer;
 
     /* the writer's alone */
     int64_t origin;                /* of this start */
@@ -50,8 +51,11 @@ CS_MUST_USE enum cs_status cs_db_open(const char *path, enum cs_db_mode mode, st
  * CS_NOT_FOUND if there is none. */
 CS_MUST_USE enum cs_status cs_db_open_dir(const char *dir, struct cs_db **out_db,
                                           struct cs_err *err);
-/** Prepare the statements of the array: all for a writer, else those that read. */
-CS_MUST_USE enum cs_status cs_db_prepare(struct cs_db *db, bool writer, struct cs_err *err);
+/** Make a writer of @db: prepare all statements, which also proves them. */
+CS_MUST_USE enum cs_status cs_db_prepare_all(struct cs_db *db, struct cs_err *err);
+/** Prepare one statement that is not there yet. SQLite's result code; SQLITE_READONLY for one that
+ * writes, when @db is a reader. */
+CS_MUST_USE int cs_db_prepare(struct cs_db *db, enum cs_sql_id id);
 /** Finalize and close. NULL is a no-op. */
 void cs_db_close(struct cs_db *db);
 

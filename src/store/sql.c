@@ -332,9 +332,10 @@ static void note(struct cs_sql *q, int rc)
 
 void cs_sql_begin(struct cs_sql *q, struct cs_db *db, enum cs_sql_id id)
 {
-    *q = (struct cs_sql){.db = db, .stmt = db->stmts[id], .rc = SQLITE_OK};
-    if (q->stmt == NULL) /* a reader was given to a function that writes */
-        q->rc = SQLITE_READONLY;
+    *q = (struct cs_sql){.db = db, .rc = SQLITE_OK};
+    if (db->stmts[id] == NULL) /* a reader prepares what it comes to need: six times all is 2 MB */
+        q->rc = cs_db_prepare(db, id);
+    q->stmt = db->stmts[id];
 }
 
 void cs_sql_int(struct cs_sql *q, int64_t value)

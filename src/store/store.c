@@ -112,7 +112,7 @@ static enum cs_status open_writer(struct cs_store *store, const struct cs_store_
     if (status == CS_OK)
         status = cs_migrate(db, err);
     if (status == CS_OK)
-        status = cs_db_prepare(db, true, err);
+        status = cs_db_prepare_all(db, err);
     if (status == CS_OK)
         status = cs_tally_load_tops(db, err);
     if (status == CS_OK)
@@ -142,8 +142,6 @@ static enum cs_status open_readers(struct cs_store *store, unsigned count, struc
             return status;
         store->readers[i] = db;
         status = cs_db_exec(db, "PRAGMA query_only = ON", err);
-        if (status == CS_OK)
-            status = cs_db_prepare(db, false, err);
         if (status != CS_OK)
             return status;
         db->next = store->idle;

@@ -54,17 +54,26 @@ static void no_statement_scans_a_table(void **state)
     cs_store_done(f->store, db);
 }
 
-static void only_the_writer_prepares_what_writes(void **state)
+static void a_reader_prepares_what_it_needs_and_nothing_that_writes(void **state)
 {
     struct fixture *f = *state;
     struct cs_db *db = NULL;
+    struct cs_err err = {.status = CS_OK};
 
     ok(cs_store_read(f->store, &db, NULL));
+    assert_null(db->stmts[CS_SQL_MESSAGE_BY_ID]);
     for (int i = 0; i < CS_SQL_COUNT; i++) {
-        if (cs_sql_writes((enum cs_sql_id)i))
+        struct cs_sql q;
+
+        cs_sql_begin(&q, db, (enum cs_sql_id)i);
+        if (cs_sql_writes((enum cs_sql_id)i)) {
+            assert_false(cs_sql_next(&q));
+            assert_int_equal(CS_IO, cs_sql_end(&q, "write", &err));
             assert_null(db->stmts[i]);
-        else
+        } else {
+            ok(cs_sql_end(&q, "read", NULL));
             assert_true(sqlite3_stmt_readonly(db->stmts[i]));
+        }
     }
     cs_store_done(f->store, db);
 }
@@ -163,7 +172,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_check_for_scans_sees_one, setup_store, teardown),
         cmocka_unit_test_setup_teardown(no_statement_scans_a_table, setup_store, teardown),
-        cmocka_unit_test_setup_teardown(only_the_writer_prepares_what_writes, setup_store,
+        cmocka_unit_test_setup_teardown(a_reader_prepares_what_it_needs_and_nothing_that_writes, setup_store,
                                         teardown),
         cmocka_unit_test_setup_teardown(the_migrations_build_what_the_schema_documents, setup_store,
                                         teardown),
