@@ -118,6 +118,8 @@ static enum cs_status line_byte(struct cs_gate *gate, char c, bool *out_whole, s
     if (gate->cr && c == '\n')
         return line_done(gate, out_whole, err);
     if (gate->state == CS_GATE_LINE) {
+        if (gate->cr || c == '\n')
+            return refuse(err, "a line break inside a line");
         gate->cr = c == '\r';
         return ++gate->line > LINE_MAX_BYTES ? refuse(err, "a line is too long") : CS_OK;
     }
