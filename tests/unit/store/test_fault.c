@@ -29,6 +29,8 @@ static void install_memory(void)
     failing.xMalloc = take_memory;
     failing.xRealloc = resize_memory;
     assert_int_equal(SQLITE_OK, sqlite3_config(SQLITE_CONFIG_MALLOC, &failing));
+    /* No pool of small pieces, from which every allocation of a turn may come. */
+    assert_int_equal(SQLITE_OK, sqlite3_config(SQLITE_CONFIG_LOOKASIDE, 0, 0));
 }
 
 /* ---- a disk that fails ---- */
