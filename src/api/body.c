@@ -44,11 +44,13 @@ static enum cs_status check_kind(struct cs_request *rq, struct cs_err *err)
 /* Count the body against what all requests may hold. */
 static enum cs_status hold(struct cs_request *rq, struct cs_err *err)
 {
-    long long before = atomic_fetch_add(&rq->http->body_bytes, rq->body_len);
+    long long before = atomic_load(&rq->http->body_bytes);
 
+    do {
+        if (before + rq->body_len > CS_BODIES_MAX && before > 0)
+            return cs_err_set(err, CS_BUSY, "too_many_requests", "Too many large requests at once");
+    } while (!atomic_compare_exchange_weak(&rq->http->body_bytes, &before, before + rq->body_len));
     rq->body_held = rq->body_len;
-    if (before + rq->body_len > CS_BODIES_MAX && before > 0)
-        return cs_err_set(err, CS_BUSY, "too_many_requests", "Too many large requests at once");
     return CS_OK;
 }
 

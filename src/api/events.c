@@ -82,6 +82,7 @@ enum cs_status cs_api_events(struct cs_request *rq, struct cs_reply *reply, stru
     filter.identifier = identifier[0] != '\0' ? identifier : NULL;
     filter.user = user[0] != '\0' ? user : NULL;
     rc = follow(rq, reply, &filter, err);
-    cs_stream_leave(rq->http);
+    if (rc != CS_OK)
+        cs_stream_leave(rq->http);
     return rc;
 }

@@ -107,6 +107,7 @@ static int begin_request(struct mg_connection *conn)
         cs_reply_error(&rq, &reply, &err);
     if (atomic_load(&http->quiet))
         rq.close = true;
+    cs_req_drop_body(&rq); /* it counts: who reads the answer may send as much again */
     status = reply.sent ? reply.status : cs_reply_send(&rq, &reply);
     if (!rq.body_read && rq.header[CS_HEADER_EXPECT] == NULL) /* who asked first has not begun */
         cs_body_drain(&rq);

@@ -156,6 +156,9 @@ enum cs_status cs_refuse(struct cs_request *rq, int http_status, const char *cod
                          const char *sentence, struct cs_err *err);
 /** Whether the comma-separated @list has @word, whatever the case. NULL is an empty list. */
 bool cs_list_has(const char *list, const char *word);
+/** Take one of @max shares; false when all are taken, and then not even for a moment one more:
+ * others may be told that one is free. */
+bool cs_share_take(atomic_int *taken, int max);
 /** A worker may wait for a turn: CS_BUSY too_many_requests when too many do. Pair with
  * cs_wait_leave(). */
 CS_MUST_USE enum cs_status cs_wait_enter(struct cs_http *http, struct cs_err *err);
@@ -243,6 +246,9 @@ int cs_http_status(enum cs_status status);
  * cs_stream_leave(). */
 CS_MUST_USE enum cs_status cs_stream_enter(struct cs_http *http, struct cs_err *err);
 void cs_stream_leave(struct cs_http *http);
+/** The same ahead of the last word, so that who reads it may come again. False while the server
+ * stops, which does not wait as long for streams as for answers: then leave at the end. */
+bool cs_stream_leave_early(struct cs_http *http);
 
 /** An answer that goes on. The header goes out with what is sent first; from then on
  * reply->sent. */
@@ -252,6 +258,7 @@ struct cs_sse {
     struct cs_buf frame;
     int64_t last; /* mono ms of the last write */
     bool broken;
+    bool entered; /* it has its share of the streams */
 };
 void cs_sse_init(struct cs_sse *sse, struct cs_request *rq, struct cs_reply *reply);
 void cs_sse_fini(struct cs_sse *sse);
@@ -266,7 +273,7 @@ bool cs_sse_beat(struct cs_sse *sse);
 int64_t cs_sse_due(const struct cs_sse *sse);
 
 /** Send what @feed gives, until it ends, the client goes or, with @tid, that turn has ended. @reset
- * (may be NULL): why earlier events cannot be had. */
+ * (may be NULL): why earlier events cannot be had. Leaves the streams. */
 void cs_sse_follow(struct cs_request *rq, struct cs_reply *reply, struct cs_feed *feed,
                    const char *tid, const char *reset);
 /** Say that the daemon stops, in a way that lets a browser come back: it takes an error for final.

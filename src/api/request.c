@@ -359,11 +359,20 @@ void cs_req_fini(struct cs_request *rq)
     cs_req_drop_body(rq);
 }
 
+bool cs_share_take(atomic_int *taken, int max)
+{
+    int now = atomic_load(taken);
+
+    while (now < max)
+        if (atomic_compare_exchange_weak(taken, &now, now + 1))
+            return true;
+    return false;
+}
+
 enum cs_status cs_wait_enter(struct cs_http *http, struct cs_err *err)
 {
-    if (atomic_fetch_add(&http->waiting, 1) < http->wait_max)
+    if (cs_share_take(&http->waiting, http->wait_max))
         return CS_OK;
-    atomic_fetch_sub(&http->waiting, 1);
     return cs_err_set(err, CS_BUSY, "too_many_requests",
                       "Too many requests wait for turns already: use Prefer: respond-async");
 }

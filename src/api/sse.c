@@ -13,15 +13,22 @@
 
 enum cs_status cs_stream_enter(struct cs_http *http, struct cs_err *err)
 {
-    if (atomic_fetch_add(&http->streams, 1) < http->stream_max)
+    if (cs_share_take(&http->streams, http->stream_max))
         return CS_OK;
-    atomic_fetch_sub(&http->streams, 1);
     return cs_err_set(err, CS_BUSY, "too_many_streams", "Too many streams are open already");
 }
 
 void cs_stream_leave(struct cs_http *http)
 {
     atomic_fetch_sub(&http->streams, 1);
+}
+
+bool cs_stream_leave_early(struct cs_http *http)
+{
+    if (atomic_load(&http->quiet))
+        return false;
+    cs_stream_leave(http);
+    return true;
 }
 
 void cs_sse_init(struct cs_sse *sse, struct cs_request *rq, struct cs_reply *reply)
@@ -194,6 +201,7 @@ static bool step(struct cs_sse *sse, struct cs_feed *feed, const char *tid)
     struct cs_event event;
     struct cs_err err = {0};
     enum cs_status rc = cs_feed_next(feed, cs_sse_due(sse), &event, &err);
+    bool last;
 
     if (rc == CS_TIMEOUT)
         return beat(sse, tid);
@@ -201,10 +209,13 @@ static bool step(struct cs_sse *sse, struct cs_feed *feed, const char *tid)
         close_stream(sse, &err);
         return false;
     }
+    last = tid != NULL && cs_event_ends_turn(&event);
+    if (last && cs_stream_leave_early(sse->rq->http))
+        sse->entered = false;
     if (event.id != 0 ? !send_number(sse, event.id, event.name, event.data, event.len)
                       : !cs_sse_send(sse, NULL, event.name, event.data, event.len))
         return false;
-    return tid == NULL || !cs_event_ends_turn(&event);
+    return !last;
 }
 
 void cs_sse_follow(struct cs_request *rq, struct cs_reply *reply, struct cs_feed *feed,
@@ -214,12 +225,15 @@ void cs_sse_follow(struct cs_request *rq, struct cs_reply *reply, struct cs_feed
     bool on;
 
     cs_sse_init(&sse, rq, reply);
+    sse.entered = true;
     /* where a client goes on that breaks off before the first event */
     on = send_number(&sse, cs_feed_position(feed), NULL, NULL, 0);
     if (on && reset != NULL)
         on = send_reason(&sse, "stream.reset", reset);
     while (on && !rq->head)
         on = step(&sse, feed, tid);
+    if (sse.entered)
+        cs_stream_leave(rq->http);
     cs_sse_fini(&sse);
 }
 

@@ -252,7 +252,6 @@ static enum cs_status take_turn(struct cs_request *rq, struct cs_reply *reply, b
     cs_req_drop_body(rq);
     cs_sse_follow(rq, reply, feed, rq->tid, NULL);
     cs_feed_close(feed);
-    cs_stream_leave(rq->http);
     return CS_OK;
 }
 

@@ -309,8 +309,11 @@ static void ws_fini(struct cs_ws *ws)
     pthread_mutex_destroy(&ws->feeds);
 }
 
+/* Leaves the streams. */
 static void run(struct cs_ws *ws, const char *accept)
 {
+    bool left;
+
     join_list(ws);
     if (atomic_load(&ws->rq->http->quiet)) /* since it was admitted: cs_ws_quiesce() has passed */
         end(ws, CS_WS_GOING_AWAY, "the daemon is shutting down");
@@ -320,8 +323,11 @@ static void run(struct cs_ws *ws, const char *accept)
     if (ws->code == 0)
         (void)shutdown(ws->fd, SHUT_RDWR); /* its threads must not wait for a reader that left */
     cs_ws_end_all(ws);
+    left = cs_stream_leave_early(ws->rq->http);
     if (ws->code != 0)
         say_goodbye(ws);
+    if (!left)
+        cs_stream_leave(ws->rq->http);
 }
 
 static enum cs_status take_over(struct cs_request *rq, struct cs_reply *reply, const char *accept,
@@ -355,6 +361,7 @@ enum cs_status cs_api_ws(struct cs_request *rq, struct cs_reply *reply, struct c
     if (rc != CS_OK)
         return rc;
     rc = take_over(rq, reply, accept, err);
-    cs_stream_leave(rq->http);
+    if (rc != CS_OK)
+        cs_stream_leave(rq->http);
     return rc;
 }

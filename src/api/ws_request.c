@@ -87,6 +87,14 @@ static bool session_is_gone(const struct cs_ws_subscription *subscription)
     return rc == CS_NOT_FOUND;
 }
 
+/* All that its thread has left to do is to say how it ended: who reads of that may use its id and
+ * its share of the streams again. */
+static void retire(struct cs_ws_subscription *subscription)
+{
+    if (!atomic_exchange(&subscription->done, true))
+        cs_stream_leave(subscription->ws->rq->http);
+}
+
 /* Carry events out until there are no more; returns why. */
 static const char *carry(struct cs_ws_subscription *subscription, struct cs_feed *feed,
                          struct cs_buf *out)
@@ -95,6 +103,7 @@ static const char *carry(struct cs_ws_subscription *subscription, struct cs_feed
     struct cs_err err = {.status = CS_OK};
 
     for (;;) {
+        bool last;
         int64_t look = cs_mono_ms() + subscription->ws->rq->config->heartbeat_ms;
         enum cs_status rc = cs_feed_next(feed, subscription->once ? look : CS_NEVER, &event, &err);
 
@@ -109,9 +118,12 @@ static const char *carry(struct cs_ws_subscription *subscription, struct cs_feed
                                                                    : "unsubscribed";
         if (rc != CS_OK)
             return err.code != NULL ? err.code : cs_status_name(rc);
+        last = subscription->once && cs_event_ends_turn(&event);
+        if (last)
+            retire(subscription);
         if (!send_event(subscription, &event, out))
             return "slow_reader"; /* or gone: nobody reads this */
-        if (subscription->once && cs_event_ends_turn(&event))
+        if (last)
             return "turn_ended";
         if (out->cap > KEEP_BYTES)
             cs_buf_fini(out);
@@ -131,9 +143,7 @@ static void *run_subscription(void *arg)
     subscription->feed = NULL;
     pthread_mutex_unlock(&subscription->ws->feeds);
     cs_feed_close(feed);
-    cs_stream_leave(subscription->ws->rq->http);
-    /* first: who reads of the end may use the id again */
-    atomic_store(&subscription->done, true);
+    retire(subscription);
     send_end(subscription, reason, &out);
     cs_buf_fini(&out);
     return NULL;

@@ -332,6 +332,18 @@ def test_streams_have_a_share_of_their_own(make_instant):
         stream.close()
 
 
+def test_who_hears_the_end_of_a_turn_has_its_place_for_the_next(make_instant):
+    daemon = make_instant("one", "--max-streams", "1")
+    made, streams = daemon.ask("first"), []
+    for number in range(30):
+        body = {"conversationId": made["conversationId"], "prompt": f"{number}", "stream": True}
+        streams.append(Stream(daemon, "/api/codex/continue", body).start())
+        assert streams[-1].answer is None, f"{number}: {streams[-1].answer}"
+        streams[-1].until("turn.completed")
+    for stream in streams:
+        stream.close()
+
+
 def test_who_falls_behind_is_told_so_and_loses_nothing_that_is_kept(make_daemon):
     daemon = make_daemon().start()
     slow = Stream(daemon, buffer=4096)  # it asks, and does not read

@@ -488,6 +488,36 @@ def test_a_subscription_takes_its_share_of_the_streams(make_daemon):
     assert talk(daemon, play)["success"]
 
 
+def test_who_hears_the_end_of_a_turn_may_use_its_id_and_its_place(make_daemon):
+    daemon = make_daemon(codex=instant_codex(), engine="app-server", args=["--max-streams", "2"]).start()
+
+    async def play(client):
+        begun = await client.ask("prompt", "p", prompt="first")
+        for number in range(30):
+            message = await client.next()
+            while message.get("event") != "turn.completed":
+                message = await client.next()
+            await client.socket.send(json.dumps(
+                {"type": "prompt", "id": "p", "prompt": f"{number}", "sessionId": begun["sessionId"]}))
+            assert (await client.next()) == {"type": "end", "subscription": "p", "reason": "turn_ended"}
+            reply = await client.next()
+            assert (reply["type"], reply["success"]) == ("reply", True), f"{number}: {reply}"
+
+    talk(daemon, play)
+
+
+def test_who_reads_the_close_may_come_again(make_daemon):
+    daemon = make_daemon(codex=instant_codex(), engine="app-server", args=["--max-streams", "1"]).start()
+    clients = []
+    for number in range(30):
+        clients.append(Raw(daemon))
+        assert clients[-1].answer.status == 101, f"{number}: {clients[-1].answer}"
+        clients[-1].send(0x80 | CLOSE, struct.pack("!H", 1000))
+        assert clients[-1].receive() == (CLOSE, struct.pack("!H", 1000))
+    for client in clients:
+        client.__exit__()
+
+
 def test_a_session_that_only_another_host_knows_can_be_subscribed_to(make_host):
     here, there = make_host("here"), make_host("there")
     made = here.ask("of somebody else", userId="berta")
