@@ -169,7 +169,7 @@ void cs_config_help(struct cs_buf *out)
 {
     static const char *const operands[] = {
         [CS_SETTING_STR] = " TEXT", [CS_SETTING_INT] = " NUMBER", [CS_SETTING_BOOL] = ""};
-    cs_buf_adds(out, "  --config FILE\n      the file of cs_settings (environment " CS_SETTING_ENV
+    cs_buf_adds(out, "  --config FILE\n      the file of settings (environment " CS_SETTING_ENV
                      "CONFIG)\n");
     for (size_t i = 0; i < CS_SETTINGS; i++) {
         const struct cs_setting *setting = &cs_settings[i];
