@@ -1,5 +1,6 @@
 /* The daemon's /mcp with a table of tools, resources and prompts that conformance suites ask for in
- * the place of Codex. Everything else is the product's: the protocol, the transport, the store.
+ * the place of Codex. Everything else is the product's: the protocol, the transport, the store, and
+ * turns, which what takes long here is, too.
  *
  *   mcp_fixtures FOLDER     serves on a free port of loopback, which it prints, until SIGTERM
  */
@@ -13,6 +14,8 @@
 #include "cs/base/clock.h"
 #include "cs/base/embed.h"
 #include "cs/mcp/table.h"
+#include "fixture_engine.h"
+#include "turn.h"
 
 extern const struct cs_embedded fixture_definitions[];
 
@@ -296,6 +299,10 @@ static const struct inquiry {
      {{"user_name", "elicitation", ELICIT("What is your name?", "name", "string")}},
      NULL,
      NULL},
+    {"test_tool_with_task",
+     {{"user_name", "elicitation", ELICIT("What is your name?", "name", "string")}},
+     NULL,
+     NULL},
     {"test_input_required_result_prompt",
      {{"user_context", "elicitation",
        ELICIT("What context should the prompt use?", "context", "string")}},
@@ -407,7 +414,78 @@ static enum cs_status need_input(struct cs_mcp_call *call, struct cs_err *err)
     return next != NULL ? inquire(call, next, err) : complete_inquiry(call, err);
 }
 
+/* ---- tools that take long: turns, which are tasks for clients that know them ---- */
+
+static enum cs_status run(struct cs_mcp_call *call, const char *prompt, bool asks,
+                          struct cs_err *err)
+{
+    struct cs_turn_request request = {.prompt = prompt,
+                                      .prompt_len = strlen(prompt),
+                                      .sandbox = "read-only",
+                                      .cwd = "/tmp",
+                                      .approval = asks ? "on-request" : "never"};
+
+    return cs_turn_call(call, &request, err);
+}
+
+static enum cs_status greet(struct cs_mcp_call *call, struct cs_err *err)
+{
+    const char *name = cs_mcp_arg(call, "name");
+    char text[256];
+    int len = snprintf(text, sizeof text, "Hello, %.200s!", name != NULL ? name : "you");
+
+    (void)err;
+    cs_mcp_text(call, text, (size_t)len);
+    return CS_OK;
+}
+
+static enum cs_status compute_slowly(struct cs_mcp_call *call, struct cs_err *err)
+{
+    int64_t seconds = cs_json_int(cs_json_get(cs_mcp_args(call), "seconds"), 0);
+    char prompt[64];
+
+    snprintf(prompt, sizeof prompt, "sleep %lld", (long long)seconds);
+    return run(call, prompt, false, err);
+}
+
+static enum cs_status fail_slowly(struct cs_mcp_call *call, struct cs_err *err)
+{
+    if (!cs_mcp_can(call, CS_TASKS_EXTENSION))
+        return cs_mcp_refuse_capability(call, CS_TASKS_EXTENSION, err);
+    return run(call, "fail", false, err);
+}
+
+static enum cs_status confirm(struct cs_mcp_call *call, struct cs_err *err)
+{
+    return run(call, "ask 1", true, err);
+}
+
+static enum cs_status confirm_twice(struct cs_mcp_call *call, struct cs_err *err)
+{
+    return run(call, "ask 2", true, err);
+}
+
+/* Asks before it begins. */
+static enum cs_status ask_and_run(struct cs_mcp_call *call, struct cs_err *err)
+{
+    const struct cs_json *given = cs_json_get(cs_mcp_params(call), "inputResponses");
+    const char *name =
+        cs_json_string(cs_json_path(given, "user_name", "content", "name", NULL), NULL);
+    char prompt[128];
+
+    if (name == NULL)
+        return inquire(call, find_inquiry(cs_mcp_name(call), ""), err);
+    snprintf(prompt, sizeof prompt, "say Hello %.100s", name);
+    return run(call, prompt, false, err);
+}
+
 static const struct cs_mcp_entry tools[] = {
+    {"greet", greet, false},
+    {"slow_compute", compute_slowly, true},
+    {"failing_job", fail_slowly, true},
+    {"confirm_delete", confirm, true},
+    {"multi_input", confirm_twice, true},
+    {"test_tool_with_task", ask_and_run, true},
     {"test_simple_text", answer, false},
     {"test_image_content", answer, false},
     {"test_audio_content", answer, false},
@@ -584,7 +662,7 @@ static const struct cs_mcp_table table = {
 struct parts {
     struct cs_config config;
     struct cs_store *store;
-    struct cs_engine *engine;
+    struct cs_engine engine;
     struct cs_core *core;
     struct cs_http *http;
 };
@@ -594,8 +672,6 @@ static enum cs_status start(struct parts *parts, const char *folder, struct cs_e
     char data[4096], token[4200], port[] = "--port=0", threads[] = "--http-threads=64";
     char *argv[] = {data, port, threads, NULL}, *envp[] = {NULL};
     struct cs_store_options store = {.dir = folder};
-    struct cs_engine_options engine = {
-        .codex = "/nonexistent", .instance = "fixtures", .max_line = 65536, .version = "0"};
     struct cs_store_opened opened;
     struct cs_core_parts core = {.config = &parts->config};
     struct cs_http_options http = {.token_path = token, .version = "1.0.0", .mcp = &table};
@@ -607,9 +683,10 @@ static enum cs_status start(struct parts *parts, const char *folder, struct cs_e
     if (rc == CS_OK)
         rc = cs_store_open(&store, &parts->store, &opened, err);
     if (rc == CS_OK)
-        rc = cs_engine_new(&engine, &parts->engine, err);
+        rc = cs_cond_init(&parts->engine.changed, err);
+    (void)pthread_mutex_init(&parts->engine.mutex, NULL);
     core.store = parts->store;
-    core.engine = parts->engine;
+    core.engine = &parts->engine;
     if (rc == CS_OK)
         rc = cs_core_new(&core, &parts->core, err);
     http.core = parts->core;
@@ -640,7 +717,6 @@ int main(int argc, char **argv)
     (void)cs_core_drain(parts.core, cs_mono_ms() + 1000);
     cs_http_stop(parts.http);
     cs_core_free(parts.core);
-    cs_engine_free(parts.engine, cs_mono_ms() + 1000);
     cs_store_close(parts.store);
     cs_config_fini(&parts.config);
     return 0;
