@@ -9,7 +9,7 @@ import pytest
 from support.claude_model import ClaudeModel
 from support.codex import LAST_WITH_MCP, codex_binary
 from support.codex_home import write_codex_home
-from support.mcp import CLAUDE, INSPECTOR, SDK_CLIENT, Clients
+from support.mcp import CLAUDE, INSPECTOR, SDK_CLIENT, TASKS_CLIENT, Clients
 from support.process import SLOWNESS, wait_until
 
 WAYS = ("http", "stdio")
@@ -56,6 +56,26 @@ def test_the_typescript_sdk_does_what_editors_do(make_daemon, tmp_path, way):
     assert seen["taskResult"]["content"].startswith("I saw 5 messages")
     assert "enough" in seen["cancelled"] and seen["cancelledAfter"] < 2000 * SLOWNESS
     assert seen["unknown"] == -32602
+    wait_until(lambda: daemon.stats()["turns"]["running"] == 0, "the cancelled turn has ended", 5)
+
+
+def test_the_client_of_the_tasks_extension_gets_long_turns_as_tasks(make_daemon, tmp_path):
+    daemon = make_daemon(args=["--sandbox-ceiling", "danger-full-access"]).start()
+    clients = Clients(tmp_path, daemon)
+    token = daemon.run("token", "--data-dir", str(daemon.data_dir)).stdout.strip()
+    done = clients.run(
+        "node", TASKS_CLIENT, url(daemon), token, clients.project, env={"NODE_PATH": str(INSPECTOR.parents[1])})
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["errors"] == [] and seen["tools"] == 6
+    assert set(seen["methods"]) == {"tools/call", "tasks/get", "tasks/update", "tasks/cancel"}
+    assert seen["kind"] == "task" and seen["statuses"][-1] == "completed"
+    assert seen["first"]["content"].startswith("I saw 1 message")
+    assert seen["second"]["threadId"] == seen["first"]["threadId"]
+    assert seen["second"]["content"].startswith("I saw 3 messages")
+    assert len(seen["asked"]) == 1 and "echo out" in seen["asked"][0]
+    assert "The command printed:" in seen["bold"]["content"] and str(clients.project) in seen["bold"]["content"]
+    assert seen["cancelled"] == "cancelled"
     wait_until(lambda: daemon.stats()["turns"]["running"] == 0, "the cancelled turn has ended", 5)
 
 

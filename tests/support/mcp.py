@@ -19,6 +19,7 @@ INSPECTOR = ROOT / ".deps/inspector-2.12.0/node_modules/.bin/mcp-inspector"
 CLAUDE = ROOT / ".deps/claude-code-2.1.330/node_modules/.bin/claude"
 SDK = ROOT / ".deps/sdk-1.32.2/node_modules"
 SDK_CLIENT = ROOT / "tests/support/mcp_client.mjs"
+TASKS_CLIENT = ROOT / "tests/support/mcp_tasks.mjs"
 
 # What makes them keep their usage to themselves.
 QUIET = {
