@@ -150,6 +150,19 @@ static enum outcome aside(struct compare *c, const char *why)
     return ASIDE;
 }
 
+/* A stamp that is ahead of Redis' clock says nothing: it counts as what is known here, or as now.
+ */
+static enum cs_status believe_tail(const struct compare *c, struct cs_tail *tail,
+                                   struct cs_err *err)
+{
+    int64_t stamp = tail->stamp;
+    enum cs_status rc = cs_believe(c->mirror, &stamp, err);
+
+    if (rc == CS_OK && stamp != tail->stamp)
+        tail->stamp = c->local.stamp > 0 && c->local.stamp < stamp ? c->local.stamp : stamp;
+    return rc;
+}
+
 /* ---- fetching the value ---- */
 
 struct fetched {
@@ -285,6 +298,8 @@ static enum cs_status pull_value(struct compare *c, enum outcome *out, struct cs
     text = cs_reply_string(reply, &len);
     if (text != NULL)
         rc = cs_tail_parse(text, len, &tail, err);
+    if (rc == CS_OK && tail.kind == CS_TAIL_OURS)
+        rc = believe_tail(c, &tail, err);
     if (rc == CS_OK && text != NULL && tail.kind == CS_TAIL_OURS) {
         rc = apply_value(c, text, len, &tail, &why);
         if (rc == CS_OK)
@@ -417,6 +432,8 @@ static enum cs_status put(struct compare *c, enum outcome *out, struct cs_err *e
     rc = cs_whole_load(c->mirror, c->sid, c->entire ? SIZE_MAX / 4 : 0, &whole, &c->local, err);
     if (rc == CS_OK && !c->local.known)
         *out = AGAIN; /* deleted meanwhile: that is to be told */
+    if (rc == CS_OK)
+        rc = cs_believe(c->mirror, &c->local.stamp, err);
     if (rc != CS_OK || whole.text.len == 0 || !c->local.known)
         goto out;
     rc = call_put(c, &putting, &reply, &why);
@@ -781,6 +798,8 @@ static enum cs_status try_once(struct compare *c, enum outcome *out, struct cs_e
         if (rc == CS_OK)
             rc = load(c, err);
     }
+    if (rc == CS_OK && c->remote.tail.kind == CS_TAIL_OURS)
+        rc = believe_tail(c, &c->remote.tail, err);
     if (rc != CS_OK)
         return rc;
     if (c->remote.tail.kind == CS_TAIL_PROTOCOL) {

@@ -32,11 +32,6 @@ int64_t cs_op_deadline(void)
     return cs_mono_ms() + CS_OP_MS;
 }
 
-int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp)
-{
-    return stamp / 1000 - mirror->skew_ms;
-}
-
 bool cs_ends_step(const struct cs_mirror *mirror, const struct cs_err *err)
 {
     (void)mirror;
@@ -251,26 +246,6 @@ static enum cs_status refresh_follows(struct cs_mirror *mirror, struct cs_err *e
 
 /* ---- connecting ---- */
 
-static enum cs_status read_time(struct cs_mirror *mirror, struct cs_err *err)
-{
-    struct cs_reply *reply = NULL;
-    int64_t seconds, micros;
-    enum cs_status rc = cs_redis_call(mirror->redis, cs_op_deadline(), &reply, err, "TIME", NULL);
-
-    if (rc != CS_OK)
-        return rc;
-    seconds = cs_reply_int(cs_reply_at(reply, 0), 0);
-    micros = cs_reply_int(cs_reply_at(reply, 1), 0);
-    cs_reply_free(reply);
-    if (seconds <= 0 || seconds > INT64_MAX / 2000000)
-        return cs_err_set(err, CS_CORRUPT, "redis_protocol", "Redis has no usable clock");
-    mirror->skew_ms = seconds * 1000 + micros / 1000 - cs_clock_ms();
-    pthread_mutex_lock(&mirror->mutex);
-    mirror->figures.skew_ms = mirror->skew_ms;
-    pthread_mutex_unlock(&mirror->mutex);
-    return CS_OK;
-}
-
 static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, struct cs_err *err)
 {
     enum cs_status rc = CS_OK;
@@ -285,7 +260,7 @@ static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, s
     if (rc == CS_OK)
         rc = cs_scripts_load(mirror->redis, cs_op_deadline(), err);
     if (rc == CS_OK)
-        rc = read_time(mirror, err);
+        rc = cs_ask_time(mirror, err);
     if (rc != CS_OK)
         return rc;
     pthread_mutex_lock(&mirror->mutex);
@@ -865,7 +840,7 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
         mirror->again_ms = 0;
     if (rc == CS_OK && full) {
         mirror->full_at = cs_mono_ms();
-        rc = read_time(mirror, err);
+        rc = cs_ask_time(mirror, err);
     }
     return rc;
 }

@@ -69,6 +69,7 @@ struct cs_mirror {
     size_t follow_count, follow_cap;
     struct cs_backoff backoff;
     int64_t skew_ms;      /* server's clock minus ours */
+    int64_t asked_at;     /* wall ms at which it was asked */
     int64_t full_at;      /* mono ms of the last full comparison; 0: none */
     int64_t push_after;   /* mono ms: nothing is written before, for want of room */
     struct cs_err full;   /* and why; CS_OK: there is room */
@@ -260,6 +261,18 @@ void *cs_bell_run(void *arg);
 /* The order of two ids of log entries; "" comes first. */
 int cs_entry_compare(const char *a, const char *b);
 
+/* ---- stamp.c ---- */
+
+/* Ask Redis for its clock. No replies may be owed. */
+CS_MUST_USE enum cs_status cs_ask_time(struct cs_mirror *mirror, struct cs_err *err);
+/* A stamp of the server as wall ms here. */
+int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp);
+/* The stamp of a log entry's id. */
+int64_t cs_entry_stamp(const char *id);
+/* One that is ahead of Redis' clock becomes the time that it is there. Asks Redis for it if need
+ * be, unless replies are owed. */
+CS_MUST_USE enum cs_status cs_believe(struct cs_mirror *mirror, int64_t *stamp, struct cs_err *err);
+
 /* ---- mirror.c ---- */
 
 struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
@@ -276,10 +289,6 @@ CS_MUST_USE enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const cha
 
 /* Whether Redis may be written to now: not while it has no room, and we wait for some. */
 bool cs_may_write(const struct cs_mirror *mirror);
-/* A stamp of the server as wall ms here. */
-int64_t cs_local_ms(const struct cs_mirror *mirror, int64_t stamp);
-/* The stamp of a log entry's id. */
-int64_t cs_entry_stamp(const char *id);
 int64_t cs_op_deadline(void);
 /* Whether the error ends the work of this step (else it concerns one session alone). */
 bool cs_ends_step(const struct cs_mirror *mirror, const struct cs_err *err);

@@ -24,16 +24,6 @@ struct pull {
     bool lost; /* the entry of ours that the bell heard last was not seen again yet */
 };
 
-int64_t cs_entry_stamp(const char *id)
-{
-    char *rest = NULL;
-    int64_t ms = strtoll(id, &rest, 10), n = *rest == '-' ? strtoll(rest + 1, NULL, 10) : 0;
-
-    if (ms < 0 || ms > INT64_MAX / 2000)
-        return 0;
-    return ms * 1000 + (n < 0 ? 0 : n > 999 ? 999 : n);
-}
-
 static enum cs_status add(struct pull *pull, enum cs_mirror_change_kind kind, int64_t number,
                           const struct cs_vector *vector, struct cs_err *err)
 {
@@ -145,7 +135,7 @@ static enum cs_status hear_put(struct pull *pull, const struct cs_reply *fields,
     bool same;
     enum cs_status rc = cs_changes_apply(pull->mirror, &pull->changes, err);
 
-    if (healed > 0)
+    if (healed > 0 && healed < pull->stamp)
         pull->stamp = healed;
     if (rc == CS_OK)
         rc = port->load(port->arg, pull->sid, &local, NULL, NULL, err);
@@ -200,6 +190,7 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
     const char *kind = field_of(fields, "k", NULL), *sid = field_of(fields, "s", NULL);
 
     bool ours = cs_confirm(pull->follow, id);
+    enum cs_status rc;
 
     if (strcmp(id, pull->follow->heard) == 0)
         pull->lost = false;
@@ -208,6 +199,9 @@ static enum cs_status hear_entry(struct pull *pull, const char *id, const struct
     pull->sid = sid;
     pull->stamp = cs_entry_stamp(id);
     pull->bad = false;
+    rc = cs_believe(pull->mirror, &pull->stamp, err);
+    if (rc != CS_OK)
+        return rc;
     if (strcmp(kind, "put") == 0) /* ours too: earlier entries may have brought what it lacked */
         return hear_put(pull, fields, err);
     if (ours && strcmp(kind, "add") == 0) /* it may have been put out before */

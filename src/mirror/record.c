@@ -8,6 +8,7 @@
 #include "cs/base/hash.h"
 #include "mirror_priv.h"
 
+#define AHEAD_MS   (INT64_C(100) * 365 * 86400000) /* that no clock is wrong by */
 #define IDENTITY   ",\"_cx\":["
 #define RECORD_MAX (72u << 20)
 
@@ -169,7 +170,7 @@ static bool read_identity(const struct cs_json *identity, struct cs_mirror_messa
     message->seq = cs_json_int(cs_json_at(identity, 1), 0);
     message->hlc = parse_number(hlc);
     return message->origin != 0 && message->seq > 0 && message->hlc > 0 &&
-           message->hlc < INT64_MAX / 2 && parse_parent(parent, message);
+           message->hlc >> 16 < cs_clock_ms() + AHEAD_MS && parse_parent(parent, message);
 }
 
 /* The object: it must be one that can be stored and shown. */
@@ -528,8 +529,12 @@ enum cs_status cs_changes_apply(struct cs_mirror *mirror, struct cs_changes *cha
 {
     const struct cs_mirror_port *port = &mirror->options.port;
     enum cs_status rc = CS_OK;
+    size_t i;
 
-    if (changes->count > 0)
+    for (i = 0; i < changes->count && rc == CS_OK; i++)
+        if (changes->items[i].kind == CS_CHANGE_STAMP)
+            rc = cs_believe(mirror, &changes->items[i].number, err);
+    if (rc == CS_OK && changes->count > 0)
         rc = port->apply(port->arg, changes->items, changes->count, err);
     cs_changes_fini(changes);
     return rc;

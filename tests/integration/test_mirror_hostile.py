@@ -3,8 +3,10 @@ and correct, and what it holds arrives when the real one is back."""
 
 import json
 import random
+import sqlite3
 import time
 import uuid
+from contextlib import closing
 
 import pytest
 from support.between import Between
@@ -331,6 +333,52 @@ def test_a_poisoned_log_harms_nothing(world):
     assert "forged" not in [message["content"] for message in shown]
     assert messages(other, unknown) is None
     world.is_well()
+
+
+FAR = 9_007_199_254_740_991  # a stamp some 230 years ahead
+
+
+def stamps(host, sid):
+    """When it was used by the clock of Redis, and when it is to be looked at: both ms."""
+    with closing(sqlite3.connect(host.data_dir / "codex-sessiond.db")) as disk:
+        ((used, check),) = disk.execute(
+            "SELECT stamp / 1000, check_at FROM session JOIN mark USING (sid) WHERE sid = ?", (sid,))
+        return used, check
+
+
+@pytest.mark.parametrize("lie", ["tail", "entry", "note"])
+def test_a_stamp_from_the_future_keeps_no_session_fresh(world, lie):
+    host, other, redis = world.alpha, world.beta, world.redis
+    sid = other.ask("one")["sessionId"]
+    on(host, sid, 2)
+    if lie == "tail":
+        place = redis.call("GET", key(sid)).rindex(b'"at":') + 5
+        redis.call("SETRANGE", key(sid), place, FAR)
+    elif lie == "entry":
+        redis.call("XADD", "cx:log:anna", f"{FAR // 1000}-1", "k", "add", "s", sid, "o", "0", "f", "1", "b", "[]")
+    else:
+        redis.call("XADD", "cx:log:anna", "*", "k", "put", "s", sid, "v", "{}", "a", FAR)
+    drained(host)
+    other.go_on(sid, "two")
+    on(host, sid, 4)
+    drained(host)
+    used, check = stamps(host, sid)
+    latest = (time.time() + 1) * 1000
+    assert 0 < used <= latest and check <= latest + 3_600_000
+    redis.call("DEL", "cx:log:anna")  # later entries would be as late as that one
+
+
+def test_a_message_of_a_far_century_does_not_take_this_hosts_clock_along(world):
+    host, redis = world.alpha, world.redis
+    sid = host.ask("one")["sessionId"]
+    in_redis(redis, sid, 2)
+    later = f'[{{"type":"user","content":"later","_cx":["0000000000000001",1,"{2**62 - 2}",""]}}]'
+    redis.call("XADD", "cx:log:anna", "*", "k", "add", "s", sid, "o", "0000000000000001", "f", "1", "b", later)
+    drained(host)
+    host.go_on(sid, "two")
+    value = in_redis(redis, sid, 4)
+    assert "later" not in [message["content"] for message in messages(host, sid)]
+    assert all(int(message["_cx"][2]) >> 16 <= (time.time() + 1) * 1000 for message in value["messages"])
 
 
 def test_poisoned_keys_around_a_session_harm_nothing(world):
