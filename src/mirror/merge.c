@@ -829,6 +829,13 @@ static enum cs_status give_up(struct compare *c, struct cs_err *err)
     return c->local.marked ? CS_OK : change(c, CS_CHANGE_DIRTY, 0, NULL, err);
 }
 
+/* A log named it, and neither it nor its tombstone is there. */
+static bool is_missing(const struct compare *c)
+{
+    return c->local.marked && !c->local.known && c->local.tomb.count == 0 &&
+           c->remote.tail.kind == CS_TAIL_MISS;
+}
+
 /* Compare until both agree. */
 static enum cs_status settle(struct compare *c, bool bad, struct cs_err *err)
 {
@@ -848,6 +855,10 @@ static enum cs_status settle(struct compare *c, bool bad, struct cs_err *err)
         return rc;
     if (outcome == ASIDE)
         return change(c, CS_CHANGE_ASIDE, 0, NULL, err);
+    if (outcome == DONE && is_missing(c) && !c->mirror->sure) {
+        c->mirror->missed = true;
+        return CS_OK;
+    }
     if (outcome == DONE && c->local.marked)
         return change(c, CS_CHANGE_CLEAN, c->local.generation, NULL, err);
     return outcome == AGAIN ? give_up(c, err) : CS_OK;

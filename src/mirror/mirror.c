@@ -792,6 +792,22 @@ static enum cs_status push(struct cs_mirror *mirror, struct cs_err *err)
                : cs_redis_connect(mirror->redis, cs_op_deadline(), err);
 }
 
+/* What logs named and Redis has not is forgotten only after a second look at both. */
+static enum cs_status compare_missing(struct cs_mirror *mirror, bool full, struct cs_err *err)
+{
+    enum cs_status rc;
+
+    if (!mirror->missed)
+        return CS_OK;
+    mirror->keepalive_at = 0; /* all logs */
+    rc = pull_logs(mirror, false, err);
+    mirror->sure = true;
+    if (rc == CS_OK)
+        rc = compare_marked(mirror, full, err);
+    mirror->sure = false;
+    return rc;
+}
+
 void cs_step_again(struct cs_mirror *mirror)
 {
     if (mirror->again_at != 0)
@@ -830,8 +846,11 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
         cs_bell_heed(mirror);
     if (rc == CS_OK)
         rc = pull_logs(mirror, full, err);
+    mirror->missed = false;
     if (rc == CS_OK)
         rc = compare_marked(mirror, full, err);
+    if (rc == CS_OK)
+        rc = compare_missing(mirror, full, err);
     if (rc == CS_OK) /* of a host that was put back to its backup, messages of its own came back */
         rc = push(mirror, err);
     if (rc == CS_OK && cs_may_write(mirror))

@@ -79,6 +79,8 @@ struct cs_mirror {
     size_t message_max, request_max;
     struct cs_waiting *waiting; /* prompts that wait for their answers */
     bool push_all;              /* not now */
+    bool missed; /* what a log named was not there: Redis may have gone back since it was read */
+    bool sure;   /* the logs were read again since */
 
     pthread_t thread, bell_thread;
     bool threads;
