@@ -877,24 +877,93 @@ static enum cs_status compare_one(struct compare *c, bool bad, struct cs_err *er
     return rc == CS_OK ? rc : cs_err_set(err, why.status, why.code, "%s", why.msg);
 }
 
+enum cs_status cs_mget_append(struct cs_mirror *mirror, const char *prefix,
+                              const char (*ids)[CS_UUID_MAX], size_t count, struct cs_err *err)
+{
+    const char **argv = calloc(count + 1, sizeof *argv);
+    size_t *lens = calloc(count + 1, sizeof *lens), i;
+    char(*keys)[CS_KEY_CAP] = calloc(count, sizeof *keys);
+    enum cs_status rc = CS_NO_MEM;
+
+    if (argv == NULL || lens == NULL || keys == NULL) {
+        (void)cs_err_nomem(err);
+        goto out;
+    }
+    argv[0] = "MGET";
+    lens[0] = 4;
+    for (i = 0; i < count; i++) {
+        key_of(keys[i], prefix, ids[i]);
+        argv[i + 1] = keys[i];
+        lens[i + 1] = strlen(keys[i]);
+    }
+    rc = cs_redis_append(mirror->redis, count + 1, argv, lens, err);
+
+out:
+    free(argv);
+    free(lens);
+    free(keys);
+    return rc;
+}
+
+/* Ask where the conversations of the sessions lead. */
+static enum cs_status ask_around(struct cs_mirror *mirror, struct compare *c, size_t count,
+                                 struct cs_err *err)
+{
+    char(*cids)[CS_UUID_MAX] = calloc(count, sizeof *cids);
+    enum cs_status rc = cids != NULL ? CS_OK : cs_err_nomem(err);
+    size_t i;
+
+    for (i = 0; i < count && rc == CS_OK; i++) {
+        rc = load(&c[i], err);
+        if (rc == CS_OK)
+            memcpy(cids[i], c[i].local.meta.cid, CS_UUID_MAX);
+    }
+    if (rc == CS_OK)
+        rc = cs_mget_append(mirror, CS_KEY_CONVERSATION, (const char(*)[CS_UUID_MAX])cids, count,
+                            err);
+    free(cids);
+    return rc;
+}
+
+/* One that leads nowhere is put again with its session. */
+static enum cs_status hear_around(struct cs_mirror *mirror, struct compare *c, size_t count,
+                                  struct cs_err *err)
+{
+    struct cs_reply *reply = NULL;
+    bool bad = false;
+    enum cs_status rc = take(mirror, &reply, &bad, err);
+    size_t i;
+
+    for (i = 0; i < count && rc == CS_OK && !bad; i++)
+        if (c[i].local.known && cs_reply_string(cs_reply_at(reply, i), NULL) == NULL)
+            c[i].index = true;
+    cs_reply_free(reply);
+    return rc;
+}
+
 static enum cs_status compare_some(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
                                    size_t count, const char *user, unsigned how, struct cs_err *err)
 {
     struct compare *c = calloc(count, sizeof *c);
-    bool bad[PROBE_MAX] = {false};
+    bool bad[PROBE_MAX] = {false}, around = (how & CS_COMPARE_AROUND) != 0;
     enum cs_status rc = CS_OK;
     size_t i;
 
     if (c == NULL)
         return cs_err_nomem(err);
-    for (i = 0; i < count && rc == CS_OK; i++) {
+    for (i = 0; i < count; i++) {
         c[i].mirror = mirror;
         c[i].sid = sids[i];
         c[i].user = user;
         c[i].pull = (how & CS_COMPARE_PULL) != 0;
         c[i].index = (how & CS_COMPARE_INDEX) != 0;
-        rc = ask_probe(mirror, sids[i], CS_TAIL_WIDTH, err);
     }
+    if (around)
+        rc = ask_around(mirror, c, count, err);
+    for (i = 0; i < count && rc == CS_OK; i++)
+        rc = ask_probe(mirror, sids[i], CS_TAIL_WIDTH, err);
+    if (around && rc == CS_OK)
+        rc = hear_around(mirror, c, count, err);
     for (i = 0; i < count && rc == CS_OK; i++)
         rc = hear_probe(mirror, &c[i].remote, &bad[i], err);
     for (i = 0; i < count && rc == CS_OK; i++) {

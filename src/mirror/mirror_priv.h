@@ -229,12 +229,18 @@ CS_MUST_USE enum cs_status cs_whole_note(struct cs_mirror *mirror, const struct 
 /* Compare sessions with Redis, and make both as they should be. @user: whose they are, or NULL
  * where that is known here. */
 enum {
-    CS_COMPARE_PULL = 1,  /* fetch the value even if the vectors are equal */
-    CS_COMPARE_INDEX = 2, /* the user's set does not name them: put them even if they are there */
+    CS_COMPARE_PULL = 1,   /* fetch the value even if the vectors are equal */
+    CS_COMPARE_INDEX = 2,  /* the user's set does not name them: put them even if they are there */
+    CS_COMPARE_AROUND = 4, /* likewise if their conversations do not lead to them */
 };
 CS_MUST_USE enum cs_status cs_compare(struct cs_mirror *mirror, const char (*sids)[CS_UUID_MAX],
                                       size_t count, const char *user, unsigned how,
                                       struct cs_err *err);
+
+/* Put MGET of the keys of some ids into the pipeline. */
+CS_MUST_USE enum cs_status cs_mget_append(struct cs_mirror *mirror, const char *prefix,
+                                          const char (*ids)[CS_UUID_MAX], size_t count,
+                                          struct cs_err *err);
 
 /* Look whether Redis has news of a session, and compare it if so: one command when it has none. */
 CS_MUST_USE enum cs_status cs_glance(struct cs_mirror *mirror, const char *sid, struct cs_err *err);

@@ -408,36 +408,6 @@ static enum cs_status compare_range(struct cs_mirror *mirror, const struct membe
     return rc;
 }
 
-/* MGET of the tombstones of some sessions. */
-static enum cs_status ask_tombs(struct cs_mirror *mirror, const struct cs_id_page *page,
-                                struct cs_reply **out_reply, struct cs_err *err)
-{
-    const char **argv = calloc(page->count + 1, sizeof *argv);
-    size_t *lens = calloc(page->count + 1, sizeof *lens), i;
-    char(*keys)[CS_KEY_CAP] = calloc(page->count, sizeof *keys);
-    enum cs_status rc = CS_NO_MEM;
-
-    if (argv == NULL || lens == NULL || keys == NULL) {
-        (void)cs_err_nomem(err);
-        goto out;
-    }
-    argv[0] = "MGET";
-    lens[0] = 4;
-    for (i = 0; i < page->count; i++) {
-        argv[i + 1] = keys[i];
-        lens[i + 1] = (size_t)snprintf(keys[i], CS_KEY_CAP, "%s%s", CS_KEY_TOMB, page->ids[i]);
-    }
-    rc = cs_redis_append(mirror->redis, page->count + 1, argv, lens, err);
-    if (rc == CS_OK)
-        rc = cs_redis_take(mirror->redis, cs_op_deadline(), out_reply, err);
-
-out:
-    free(argv);
-    free(lens);
-    free(keys);
-    return rc;
-}
-
 static enum cs_status hear_tombs(struct cs_mirror *mirror, const char *user,
                                  const struct cs_id_page *page, const struct cs_reply *reply,
                                  struct cs_err *err)
@@ -477,7 +447,10 @@ static enum cs_status bury_archived(struct cs_mirror *mirror, const char *user, 
         if (rc != CS_OK || page.count == 0)
             break;
         memcpy(after, page.ids[page.count - 1], CS_UUID_MAX);
-        rc = ask_tombs(mirror, &page, &reply, err);
+        rc = cs_mget_append(mirror, CS_KEY_TOMB, (const char(*)[CS_UUID_MAX])page.ids, page.count,
+                            err);
+        if (rc == CS_OK)
+            rc = cs_redis_take(mirror->redis, cs_op_deadline(), &reply, err);
         if (rc == CS_OK)
             rc = hear_tombs(mirror, user, &page, reply, err);
         cs_reply_free(reply);
@@ -500,7 +473,7 @@ enum cs_status cs_resync_user(struct cs_mirror *mirror, struct cs_follow *follow
     if (rc == CS_OK)
         rc = add_local(mirror, follow->user, &members, err);
     (void)keep_once(&members, indexed);
-    rc = rc == CS_OK ? compare_range(mirror, &members, 0, indexed, 0, err) : rc;
+    rc = rc == CS_OK ? compare_range(mirror, &members, 0, indexed, CS_COMPARE_AROUND, err) : rc;
     if (rc == CS_OK)
         rc = compare_range(mirror, &members, indexed, members.count, CS_COMPARE_INDEX, err);
     if (rc == CS_OK)

@@ -212,6 +212,29 @@ def test_a_wiped_redis_is_filled_again_by_those_who_know(make_host, redis):
     set_and_log_are_sound(redis, "anna")
 
 
+@pytest.mark.parametrize("lost", ["conversation", "member"])
+def test_what_leads_to_a_session_comes_back_without_a_turn(make_host, redis, lost):
+    with Between(redis.port) as line:
+        a = make_host("alpha", url=line.url)
+        told = [a.ask(f"number {n}") for n in range(5)]
+        drained(a)
+        drained(a)
+        before = line.count("MGET"), line.count("EVALSHA", "EVAL")
+        drained(a)
+        assert (line.count("MGET"), line.count("EVALSHA", "EVAL")) == (before[0] + 1, before[1])  # when nothing is lost
+        sid, cid = told[3]["sessionId"], told[3]["conversationId"]
+        if lost == "conversation":
+            redis.call("DEL", f"codex:conversation:{cid}")
+        else:
+            redis.call("SREM", "user:sessions:anna", sid)
+        drained(a)
+        assert redis.call("GET", f"codex:conversation:{cid}") == sid.encode()
+        assert 3600 < redis.call("TTL", f"codex:conversation:{cid}") <= 4500
+        assert redis.call("SISMEMBER", "user:sessions:anna", sid) == 1
+        assert line.count("EVALSHA", "EVAL") == before[1] + 1
+        set_and_log_are_sound(redis, "anna")
+
+
 def test_after_a_wipe_any_host_puts_back_messages_and_tombstones_of_another(make_host, proxied, redis):
     a, gone = make_host("alpha"), make_host("gone")
     late, line = proxied("late")

@@ -87,7 +87,7 @@ if t and (not covers(new, t.vv) or less(mv, t.mv)) then
 end
 local mine = t and call('SISMEMBER', KEYS[3], sid) == 1
 local same = t and mv == t.mv and covers(t.vv, new) -- then only what is around it may be missing
-if same and mine and call('EXISTS', KEYS[2]) == 1 then
+if same and mine and call('EXISTS', KEYS[2], KEYS[4]) == 2 then
   if KEYS[6] then release(KEYS[6], ARGV[12]) end
   return {'DUP', 0, 0, '', write_vector(t.vv)}
 end

@@ -538,6 +538,20 @@ static bool is_member(int number)
     return member;
 }
 
+/* Its conversation leads to it. */
+static bool is_found(int number)
+{
+    char key[96], sid[CS_UUID_MAX];
+    struct cs_reply *reply;
+    bool found;
+
+    (void)snprintf(key, sizeof key, "codex:conversation:c%s", session_name(number, sid));
+    reply = server_ask("GET", key, NULL, NULL);
+    found = cs_reply_is(reply, sid);
+    cs_reply_free(reply);
+    return found;
+}
+
 /* Vectors do not tell messages apart that a machine gave the same number. Hosts find them when one
  * meets the other; if Redis lost one of them before, they may differ for good, and what goes out
  * under a new number is known to some under the old one, too: nobody discards it. */
@@ -615,6 +629,8 @@ static void check_agreed(const char *what, bool full)
             sim_fail("%s: s%d is live and not in Redis", what, i);
             show_session(i);
         }
+        if (full && live && sessions[i].shown && !is_found(i))
+            sim_fail("9: s%d is live, and its conversation does not lead to it", i);
         if (full && live && !is_member(i)) {
             sim_fail("9: s%d is live, and the set of its user does not name it", i);
             show_session(i);
