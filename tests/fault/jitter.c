@@ -5,7 +5,7 @@
  * which one thread or process tells another something, it may sleep. Three things decide, all of
  * them drawn from a seed:
  *
- *   places   one place in the program of eight is slow for the whole run: its calls sleep long
+ *   places   one place in the program of eight is slow at first: its calls sleep long
  *   moods    for half a second at a time a thread is brisk, or uneven, or slow at every call
  *   chance   how long, up to JITTER_MAX_US
  *
@@ -33,7 +33,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SLOW_PLACES 8         /* one of so many */
+#define PLACES      4096      /* that are told apart */
+#define SLOW_PLACES 8         /* one of so many is slow, */
+#define SLOW_TIMES  500       /* for so many times: a loop there ends, too */
 #define MOOD_NS     500000000 /* how long a thread keeps its mood */
 
 static struct {
@@ -41,6 +43,7 @@ static struct {
     pid_t pid;
     uint64_t seed, max_us;
     atomic_uint threads;
+    atomic_uint passed[PLACES];
 } self;
 
 static _Thread_local struct {
@@ -105,6 +108,7 @@ static void take_mood(void)
  * loaded. */
 static void perhaps(const void *place)
 {
+    uintptr_t low = (uintptr_t)place & (PLACES - 1);
     bool slow;
     int saved = errno;
 
@@ -112,7 +116,8 @@ static void perhaps(const void *place)
         return;
     mine.inside = true;
     take_mood();
-    slow = mix(self.seed ^ ((uintptr_t)place & 0xfff)) % SLOW_PLACES == 0;
+    slow = mix(self.seed ^ low) % SLOW_PLACES == 0 &&
+           atomic_fetch_add_explicit(&self.passed[low], 1, memory_order_relaxed) < SLOW_TIMES;
     if (slow && draw(2) == 0 && getpid() == self.pid)
         nap(draw(2 * self.max_us));
     else if (mine.one_in > 0 && draw(mine.one_in) == 0 && getpid() == self.pid)
@@ -121,32 +126,33 @@ static void perhaps(const void *place)
     errno = saved;
 }
 
-/* The function that we stand before. */
-static void *next(_Atomic(void *) *known, const char *name)
+/* The function that we stand before. Looked up when the library is loaded: a child that shares our
+ * memory may call it before it runs its own program, and must find it without a lock. */
+static void *find(const char *name)
 {
-    void *found = atomic_load_explicit(known, memory_order_acquire);
+    void *found = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2"); /* conditions have an older form too */
 
-    if (found != NULL)
-        return found;
-    found = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2"); /* conditions have an older form too */
     if (found == NULL)
         found = dlsym(RTLD_NEXT, name);
     if (found == NULL)
         abort();
-    atomic_store_explicit(known, found, memory_order_release);
     return found;
 }
 
 /* A function that does what it does, and then perhaps sleeps. */
 #define AFTER(type, name, params, ...)                                                             \
+    static type(*real_##name) params;                                                              \
+    __attribute__((constructor)) static void find_##name(void)                                     \
+    {                                                                                              \
+        if (real_##name == NULL)                                                                   \
+            *(void **)&real_##name = find(#name);                                                  \
+    }                                                                                              \
     type name params                                                                               \
     {                                                                                              \
-        static _Atomic(void *) known;                                                              \
-        type(*real) params;                                                                        \
         type result;                                                                               \
                                                                                                    \
-        *(void **)&real = next(&known, #name);                                                     \
-        result = real(__VA_ARGS__);                                                                \
+        find_##name(); /* other libraries may be loaded first */                                   \
+        result = real_##name(__VA_ARGS__);                                                         \
         perhaps(__builtin_return_address(0));                                                      \
         return result;                                                                             \
     }
@@ -181,18 +187,24 @@ static void *begin_late(void *arg)
     return beginning.run(beginning.arg);
 }
 
+static int (*real_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+__attribute__((constructor)) static void find_create(void)
+{
+    if (real_create == NULL)
+        *(void **)&real_create = find("pthread_create");
+}
+
 int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
-    static _Atomic(void *) known;
-    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
     struct beginning *beginning = malloc(sizeof *beginning);
     int result;
 
     if (beginning == NULL)
         return EAGAIN;
     *beginning = (struct beginning){run, arg};
-    *(void **)&real = next(&known, "pthread_create");
-    result = real(thread, attr, begin_late, beginning);
+    find_create();
+    result = real_create(thread, attr, begin_late, beginning);
     if (result != 0)
         free(beginning);
     perhaps(__builtin_return_address(0));
