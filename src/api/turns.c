@@ -46,6 +46,12 @@ static void render_ids(struct cs_jsonw *w, const struct cs_turn_view *view)
     cs_jsonw_string(w, "conversationId", view->cid);
 }
 
+static void render_approvals(struct cs_jsonw *w, const struct cs_turn_view *view)
+{
+    if (view->approvals != NULL)
+        cs_jsonw_raw(w, "approvals", view->approvals, strlen(view->approvals));
+}
+
 static void render_completed(const struct cs_request *rq, struct cs_reply *reply,
                              const struct cs_turn_view *view)
 {
@@ -59,7 +65,7 @@ static void render_completed(const struct cs_request *rq, struct cs_reply *reply
     cs_jsonw_end_object(&w);
 }
 
-/* 202: the turn goes on; here is where to look. */
+/* 202: the turn goes on; here is where to look, and what Codex asks before it does. */
 static void render_accepted(struct cs_reply *reply, const struct cs_turn_view *view)
 {
     char location[64];
@@ -74,6 +80,7 @@ static void render_accepted(struct cs_reply *reply, const struct cs_turn_view *v
     cs_jsonw_string(&w, "turnId", view->row.tid);
     render_ids(&w, view);
     cs_jsonw_string(&w, "status", cs_turn_status_name(view->row.status));
+    render_approvals(&w, view);
     cs_jsonw_end_object(&w);
 }
 
@@ -119,12 +126,12 @@ static void keep_ids(struct cs_request *rq, const struct cs_turn_view *view)
 }
 
 /* Drive the turn just begun, or leave it to a thread of its own. Consumes @turn. */
-static enum cs_status go(struct cs_request *rq, struct cs_turn *turn, bool async,
+static enum cs_status go(struct cs_request *rq, struct cs_turn *turn, bool apart,
                          struct cs_err *err)
 {
     memcpy(rq->sid, cs_turn_sid(turn), strlen(cs_turn_sid(turn)) + 1);
     memcpy(rq->cid, cs_turn_cid(turn), strlen(cs_turn_cid(turn)) + 1);
-    return async ? cs_turn_detach(turn, err) : cs_turn_run(turn, NULL, NULL, err);
+    return apart ? cs_turn_detach(turn, err) : cs_turn_run(turn, NULL, NULL, err);
 }
 
 static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
@@ -143,14 +150,16 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
     memcpy(rq->tid, tid, sizeof rq->tid);
     if (turn != NULL) {
         rq->stale = cs_turn_stale(turn);
-        rc = go(rq, turn, async, err);
+        /* who drives it cannot tell what it asks */
+        rc = go(rq, turn, async || cs_turn_may_ask(turn), err);
         if (rc != CS_OK)
             return rc;
-    } else { /* the key is known: wait for that turn, whoever drives it */
+    } else { /* the key is known: wait for that turn */
         cs_reply_header(reply, "Idempotency-Replayed", "true");
-        deadline = async ? 0 : cs_mono_ms() + rq->config->turn_timeout_max_ms + SLACK_MS;
     }
-    rc = cs_turn_view(rq->http->core, tid, deadline, &view, err);
+    if (!async) /* it may have ended on this thread */
+        deadline = cs_mono_ms() + rq->config->turn_timeout_max_ms + SLACK_MS;
+    rc = cs_turn_await(rq->http->core, tid, deadline, &view, err);
     if (rc != CS_OK)
         return rc;
     keep_ids(rq, &view);
@@ -287,8 +296,7 @@ static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
         cs_jsonw_string(&w, "error", row->error);
         cs_jsonw_string(&w, "code", row->error_code);
     }
-    if (view->approvals != NULL)
-        cs_jsonw_raw(&w, "approvals", view->approvals, strlen(view->approvals));
+    render_approvals(&w, view);
     cs_jsonw_end_object(&w);
 }
 
@@ -303,8 +311,8 @@ enum cs_status cs_api_turn(struct cs_request *rq, struct cs_reply *reply, struct
         rc = cs_wait_enter(rq->http, err);
     if (rc != CS_OK)
         return rc;
-    rc = cs_turn_view(rq->http->core, rq->param, wait_ms > 0 ? cs_mono_ms() + wait_ms : 0, &view,
-                      err);
+    rc = cs_turn_await(rq->http->core, rq->param, wait_ms > 0 ? cs_mono_ms() + wait_ms : 0, &view,
+                       err);
     if (wait_ms > 0)
         cs_wait_leave(rq->http);
     if (rc != CS_OK)

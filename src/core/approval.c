@@ -17,7 +17,8 @@
 #define KEPT_MAX    64                 /* closed ones that are remembered per turn */
 #define TOLD_MAX    ((size_t)64 << 10) /* bytes of a request in an event; of a longer one nothing */
 #define MEMBERS_MAX (TOLD_MAX + 4096)
-#define LOOK_MS     100 /* at least, between two looks whether the clock goes again */
+#define LOOK_MS     100  /* at least, between two looks whether the clock goes again */
+#define KNOWN_MS    1000 /* a wait lasts so long beside what was open when it began */
 
 struct cs_approval {
     struct cs_approval *next; /* the younger one */
@@ -26,7 +27,7 @@ struct cs_approval {
     const char *needs;  /* the sandbox whose power it is about */
     int64_t due;        /* mono ms: declined then */
     int64_t expires_at; /* the same, wall ms */
-    bool told;          /* its event went out: nothing about it goes out before */
+    int64_t told_at; /* mono ms: its event went out; nothing about it goes out before. 0: not yet */
     bool open;
     bool telling; /* a caller has closed it, and tells the listeners */
 };
@@ -242,7 +243,7 @@ void cs_approval_asked(struct cs_turn *turn, const struct cs_engine_event *event
     }
     tell_requested(turn, approval); /* nobody closes it before it is told */
     pthread_mutex_lock(&core->mutex);
-    approval->told = true;
+    approval->told_at = cs_mono_ms();
     pthread_cond_broadcast(&turn->changed);
     pthread_mutex_unlock(&core->mutex);
 }
@@ -350,7 +351,7 @@ static enum cs_status find_open(struct cs_turn *turn, const char *id,
 {
     struct cs_approval *approval;
 
-    while ((approval = find(turn, id)) != NULL && approval->open && !approval->told)
+    while ((approval = find(turn, id)) != NULL && approval->open && approval->told_at == 0)
         (void)cs_cond_wait(&turn->changed, &turn->core->mutex, CS_NEVER);
     if (approval == NULL) {
         (void)cs_err_set(err, CS_NOT_FOUND, "approval_not_found",
@@ -413,6 +414,20 @@ enum cs_status cs_turn_approve(struct cs_core *core, const char *tid, const char
     pthread_mutex_unlock(&core->mutex);
     cs_turn_unref(turn);
     return rc;
+}
+
+int64_t cs_approval_news(const struct cs_turn *turn, int64_t since)
+{
+    const struct cs_approval *approval;
+    int64_t news = CS_NEVER;
+
+    for (approval = turn->approvals; approval != NULL; approval = approval->next) {
+        int64_t at = approval->told_at >= since ? since : since + KNOWN_MS;
+
+        if (approval->open && approval->told_at != 0 && at < news)
+            news = at;
+    }
+    return news;
 }
 
 enum cs_status cs_approval_list(struct cs_core *core, const char *tid, char **out_json,

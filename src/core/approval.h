@@ -23,6 +23,9 @@ void cs_approval_end(struct cs_turn *turn, enum cs_stop stop);
 /** With the last reference to the turn. */
 void cs_approval_free(struct cs_turn *turn);
 
+/** With core->mutex: mono ms at which who waits for the turn since @since is to look at what is
+ * open; CS_NEVER when nothing is. */
+int64_t cs_approval_news(const struct cs_turn *turn, int64_t since);
 /** The open ones of a turn as a JSON array, for free(); *out_json stays as it is for none. */
 CS_MUST_USE enum cs_status cs_approval_list(struct cs_core *core, const char *tid, char **out_json,
                                             struct cs_err *err);

@@ -287,6 +287,11 @@ bool cs_turn_stale(const struct cs_turn *turn)
     return turn->stale;
 }
 
+bool cs_turn_may_ask(const struct cs_turn *turn)
+{
+    return turn->may_ask;
+}
+
 void cs_turn_view_fini(struct cs_turn_view *view)
 {
     cs_turn_row_fini(&view->row);
@@ -295,16 +300,23 @@ void cs_turn_view_fini(struct cs_turn_view *view)
     view->response = view->approvals = NULL;
 }
 
-/* Wait for the end of a turn that runs here, at most until @deadline. */
-static void await_end(struct cs_core *core, const char *tid, int64_t deadline)
+/* Wait for the end of a turn that runs here, or, if @heed, for what Codex asks in it. */
+static void await_turn(struct cs_core *core, const char *tid, int64_t deadline, bool heed)
 {
     struct cs_turn *turn = cs_registry_by_tid(core, tid);
+    int64_t begun = cs_mono_ms(), until;
 
     if (turn == NULL)
         return;
     pthread_mutex_lock(&core->mutex);
-    while (!turn->ended && cs_cond_wait(&turn->changed, &core->mutex, deadline))
-        continue;
+    while (!turn->ended) {
+        until = heed ? cs_approval_news(turn, begun) : CS_NEVER;
+        if (until > deadline)
+            until = deadline;
+        if (until <= cs_mono_ms())
+            break;
+        (void)cs_cond_wait(&turn->changed, &core->mutex, until);
+    }
     pthread_mutex_unlock(&core->mutex);
     cs_turn_unref(turn);
 }
@@ -331,16 +343,13 @@ static enum cs_status read_view(struct cs_db *db, const char *tid, struct cs_tur
     return rc;
 }
 
-enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadline,
-                            struct cs_turn_view *out_view, struct cs_err *err)
+static enum cs_status view_turn(struct cs_core *core, const char *tid,
+                                struct cs_turn_view *out_view, struct cs_err *err)
 {
     struct cs_turn_view view = {0};
     struct cs_db *db = NULL;
-    enum cs_status rc;
+    enum cs_status rc = cs_store_read(core->store, &db, err);
 
-    if (deadline > cs_mono_ms())
-        await_end(core, tid, deadline);
-    rc = cs_store_read(core->store, &db, err);
     if (rc == CS_OK)
         rc = read_view(db, tid, &view, err);
     cs_store_done(core->store, db);
@@ -352,6 +361,22 @@ enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadl
     if (rc == CS_OK)
         *out_view = view;
     return rc;
+}
+
+enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadline,
+                            struct cs_turn_view *out_view, struct cs_err *err)
+{
+    if (deadline > cs_mono_ms())
+        await_turn(core, tid, deadline, false);
+    return view_turn(core, tid, out_view, err);
+}
+
+enum cs_status cs_turn_await(struct cs_core *core, const char *tid, int64_t deadline,
+                             struct cs_turn_view *out_view, struct cs_err *err)
+{
+    if (deadline > cs_mono_ms())
+        await_turn(core, tid, deadline, true);
+    return view_turn(core, tid, out_view, err);
 }
 
 static const struct {

@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 
 import pytest
 from support.openapi import Document
@@ -114,6 +115,36 @@ def test_what_is_approved_is_done_and_what_is_declined_is_not(make_daemon, cwd, 
         stream.until("turn.completed")
     assert not (cwd / "no.txt").exists()
     assert daemon.session(done["sessionId"])["approvalPolicy"] == "on-request"
+
+
+def test_who_waits_without_a_stream_is_asked_too(make_daemon, cwd, document):
+    """202 as soon as Codex asks; then each look with waitMs waits for the next question, or the end."""
+    daemon = make_daemon(args=ALL).start()
+    body = {"prompt": "[[escalate touch yes.txt]]", "cwd": str(cwd), **ASKING}
+    headers = {"Idempotency-Key": "once"}
+    reply = daemon.post("/api/codex/session", body, headers=headers)
+    document.check_answer("POST", "/api/codex/session", 202, reply.json)
+    assert (reply.status, reply["status"]) == (202, "running")
+    assert reply.headers["Location"] == f"/api/codex/turn/{reply['turnId']}"
+    assert "Preference-Applied" not in reply.headers
+    (asked,) = reply["approvals"]
+    again = daemon.post("/api/codex/session", body, headers=headers)
+    assert (again.status, again.json) == (202, reply.json)
+    assert answer(daemon, {**reply.json, **asked}, "approve").status == 200
+    done = daemon.turn(reply["turnId"], 30_000)
+    assert done["status"] == "completed" and (cwd / "yes.txt").exists()
+    again = daemon.post("/api/codex/session", body, headers=headers)
+    assert (again.status, again["response"]) == (200, done["response"])
+
+    # begun at once, asked while somebody waits
+    body = {"sessionId": done["sessionId"], "prompt": "[[escalate touch no.txt]]", "timeoutMs": 60_000}
+    accepted = daemon.expect(202, daemon.post("/api/codex/continue", body, headers=ASYNC))
+    begun = time.monotonic()
+    turn = daemon.turn(accepted["turnId"], 60_000)
+    assert time.monotonic() - begun < 30 and turn["status"] == "running"
+    (asked,) = turn["approvals"]
+    assert answer(daemon, {**turn, **asked}, "decline").status == 200
+    assert daemon.turn(accepted["turnId"], 30_000)["status"] == "completed" and not (cwd / "no.txt").exists()
 
 
 def test_of_two_answers_one_holds(make_daemon, cwd):

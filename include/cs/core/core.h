@@ -111,6 +111,8 @@ const char *cs_turn_cid(const struct cs_turn *turn);
 /** Whether the conversation could not be compared with Redis before the turn: other hosts may have
  * gone on with it. */
 bool cs_turn_stale(const struct cs_turn *turn);
+/** Whether Codex may ask for approvals in it: then it is better not waited for by driving it. */
+bool cs_turn_may_ask(const struct cs_turn *turn);
 
 /** What observers of a running turn are told (streams, issue of their own): called on the thread
  * that drives the turn. */
@@ -127,6 +129,12 @@ CS_MUST_USE enum cs_status cs_turn_detach(struct cs_turn *turn, struct cs_err *e
  * deadline does not wait. CS_NOT_FOUND, code "turn_not_found". */
 CS_MUST_USE enum cs_status cs_turn_view(struct cs_core *core, const char *tid, int64_t deadline,
                                         struct cs_turn_view *out_view, struct cs_err *err);
+/** As cs_turn_view(), and not longer than until Codex asks something, which stands in the view:
+ * at once when it does so meanwhile. What was asked before ends the wait after a second, so that
+ * who looks again and again, and leaves the answer to somebody else, does not go round in circles.
+ */
+CS_MUST_USE enum cs_status cs_turn_await(struct cs_core *core, const char *tid, int64_t deadline,
+                                         struct cs_turn_view *out_view, struct cs_err *err);
 
 /** Ask the running turn of a session to stop; returns without waiting. *out_tid gets its id.
  * CS_NOT_FOUND session_not_found; CS_CONFLICT "no_running_turn". */

@@ -13,6 +13,7 @@
 
 #include "cs/base/json.h"
 #include "cs/core/events.h"
+#include "approval.h"
 #include "core_fixture.h"
 
 #define RIVALS  8
@@ -290,6 +291,78 @@ static void a_turn_ends_with_what_is_open_where_every_turn_does(void **state)
     expect_event(f, "turn.failed", "\"execution_timeout\"");
 }
 
+/* Wait for the turn until it ends or asks; whether it still runs. *out_asked is for free(). */
+static bool await(struct asking *f, char **out_asked)
+{
+    struct cs_turn_view view;
+    bool runs;
+
+    assert_int_equal(cs_turn_await(f->on.core, f->tid, SOON, &view, NULL), CS_OK);
+    runs = view.row.status == CS_TURN_RUNNING;
+    *out_asked = view.approvals;
+    view.approvals = NULL;
+    cs_turn_view_fini(&view);
+    return runs;
+}
+
+static void who_waits_for_a_turn_hears_what_it_asks(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    int64_t start = cs_mono_ms();
+    char *asked;
+
+    begin(f, &request, 1, "command", COMMAND);
+    assert_true(await(f, &asked));
+    assert_non_null(strstr(asked, "\"approvalId\":\"1\""));
+    free(asked);
+    assert_in_range(cs_mono_ms() - start, 0, 8000);
+    start = cs_mono_ms();
+    while (cs_mono_ms() == start)
+        continue;
+    start = cs_mono_ms(); /* who knows it already does not go round in circles */
+    assert_true(await(f, &asked));
+    free(asked);
+    assert_in_range(cs_mono_ms() - start, 1000, 8000);
+
+    expect_answer(f, "1", true, CS_OK, NULL);
+    assert_false(await(f, &asked));
+    assert_null(asked);
+}
+
+static int64_t news_of(struct cs_turn *turn, int64_t since)
+{
+    int64_t news;
+
+    pthread_mutex_lock(&turn->core->mutex);
+    news = cs_approval_news(turn, since);
+    pthread_mutex_unlock(&turn->core->mutex);
+    return news;
+}
+
+static void what_is_asked_while_somebody_waits_is_news(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    int64_t before = cs_mono_ms(), during, after, answered;
+    struct cs_turn *turn;
+    char *asked;
+
+    begin(f, &request, 1, "command", COMMAND);
+    assert_true(await(f, &asked));
+    free(asked);
+    turn = cs_registry_by_tid(f->on.core, f->tid);
+    assert_non_null(turn);
+    during = news_of(turn, before);
+    after = news_of(turn, before + 60000);
+    expect_answer(f, "1", true, CS_OK, NULL);
+    answered = news_of(turn, before);
+    cs_turn_unref(turn);
+    assert_int_equal(during, before);
+    assert_int_equal(after, before + 61000);
+    assert_int_equal(answered, CS_NEVER);
+}
+
 static void a_cancel_closes_what_is_open(void **state)
 {
     struct asking *f = *state;
@@ -525,6 +598,8 @@ int main(void)
         CASE(who_is_asked_may_take_longer_than_the_turn),
         CASE(after_the_answer_the_time_goes_on),
         CASE(a_turn_ends_with_what_is_open_where_every_turn_does),
+        CASE(who_waits_for_a_turn_hears_what_it_asks),
+        CASE(what_is_asked_while_somebody_waits_is_news),
         CASE(a_cancel_closes_what_is_open),
         CASE(a_stop_of_the_daemon_closes_what_is_open),
         CASE(nothing_above_the_ceiling_is_offered),
