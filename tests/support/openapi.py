@@ -31,6 +31,10 @@ class Document:
                 if method != "parameters":
                     yield method.upper(), path, operation
 
+    def codes(self):
+        """The codes of errors, by the status that they come with."""
+        return self.root["components"]["schemas"]["Error"]["properties"]["code"]["x-codes"]
+
     def response(self, method, path, status):
         responses = self.root["paths"][path][method.lower()]["responses"]
         found = responses.get(str(status)) or responses["default"]
@@ -40,6 +44,8 @@ class Document:
         """`path` as the document writes it."""
         content = self.response(method, path, status)["content"]["application/json"]
         self.check(content["schema"], body, f"{method} {path} {status}")
+        if status >= 400:
+            assert body["code"] in self.codes()[str(status)], f"{method} {path} {status}: {body['code']}"
 
     def check(self, schema, value, where):
         schema = self.resolve(schema)
