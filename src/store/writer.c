@@ -134,7 +134,7 @@ static struct cs_op *run_transaction(struct cs_writer *writer, struct cs_op *ops
         any = any || last == CS_OK;
     }
     if (!in_transaction(db)) {
-        (void)cs_err_set(&err, last != CS_OK ? last : CS_IO, "write_abandoned",
+        (void)cs_err_set(&err, last != CS_OK ? last : CS_IO, NULL,
                          "the group of writes was abandoned");
         fail_all(ops, op, &err);
     } else if (any && commit(db, &err) != CS_OK) {
