@@ -248,6 +248,7 @@ static enum cs_status refresh_follows(struct cs_mirror *mirror, struct cs_err *e
 
 static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, struct cs_err *err)
 {
+    struct cs_held *held;
     enum cs_status rc = CS_OK;
     size_t i;
 
@@ -266,6 +267,8 @@ static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, s
     pthread_mutex_lock(&mirror->mutex);
     for (i = 0; i < mirror->follow_count; i++)
         mirror->follows[i].rung = true;
+    for (held = mirror->held; held != NULL; held = held->next)
+        held->renew_at = 0; /* it may be another server, that knows none of them */
     mirror->bell_now = true;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);

@@ -204,6 +204,58 @@ def test_a_primary_that_became_a_replica_is_left_for_the_new_one(tmp_path, make_
         assert len(in_redis(second, sid, 6)["messages"]) == 6
 
 
+def test_a_replica_that_lags_and_takes_over_is_given_what_it_lacks_at_once(tmp_path, proxied, redis):
+    redis.call("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    (a, line_a), (b, line_b) = proxied("alpha"), proxied("beta")
+    with Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(redis.port)) as replica:
+        old, dead = (a.ask(text)["sessionId"] for text in ("old", "to be deleted"))
+        for sid in (old, dead):
+            on(b, sid, 2)
+        drained(b)
+        wait_until(lambda: tip(replica) == tip(redis), "it follows", 20)
+        assert replica.command("REPLICAOF", "NO", "ONE") == b"+OK"  # it hears no more
+        a.go_on(old, "of alpha")
+        on(b, old, 4)
+        b.go_on(old, "of beta")
+        new = b.ask("new")["sessionId"]
+        assert a.request("DELETE", f"/api/codex/session/{dead}").status == 200
+        on(a, new, 2)
+        wait_until(lambda: messages(b, dead) is None, "it is gone", 20)
+        body = {"sessionId": new, "prompt": "[[hang]]"}
+        assert a.post("/api/codex/continue", body, headers={"Prefer": "respond-async"}).status == 202
+        wait_until(lambda: redis.call("EXISTS", f"cx:lease:{new}"), "the lease", 10)
+        line_a.target = line_b.target = ("127.0.0.1", replica.port)
+        redis.kill9()
+        wait_until(lambda: replica.call("EXISTS", f"cx:lease:{new}", f"cx:tomb:{dead}") == 2, "told again", 10)
+        in_redis(replica, old, 6)
+        assert replica.get(key(dead)) is None
+        drained(b)  # it is connected, and has nothing else to ask for
+        assert "alpha" in b.go_on(new, "me too", status=409)["error"]
+        alike(a, b, sid=old, count=6)
+        in_redis(replica, new, 3)
+        set_and_log_are_sound(replica, "anna")
+
+
+def tip(redis):
+    return redis.call("XREVRANGE", "cx:log:anna", "+", "-", "COUNT", 1)
+
+
+def test_a_redis_that_starts_again_empty_is_filled_at_once(make_host, redis):
+    a, b = make_host("alpha"), make_host("beta")
+    sids = [host.ask(f"of {host.folder.name}")["sessionId"] for host in (a, b)]
+    for sid in sids:
+        on(a, sid, 2)
+        on(b, sid, 2)
+    drained(a)
+    drained(b)
+    redis.kill9()
+    redis.start()
+    wait_until(lambda: redis.call("EXISTS", *map(key, sids)) == 2, "both are there", 10)
+    for sid in sids:
+        in_redis(redis, sid, 2)
+    set_and_log_are_sound(redis, "anna")
+
+
 def test_a_replica_without_its_primary_is_waited_for(tmp_path, make_host, redis):
     host = make_host("alpha")
     sid = host.ask("one")["sessionId"]
