@@ -17,29 +17,6 @@
 
 /* ---- rendering ---- */
 
-/* What the status would have been, had the turn's error been returned by a call. */
-static enum cs_status status_of(const struct cs_turn_row *row)
-{
-    static const struct {
-        const char *code;
-        enum cs_status status;
-    } known[] = {
-        {"execution_timeout", CS_TIMEOUT}, {"codex_unavailable", CS_UNAVAILABLE},
-        {"model_not_found", CS_INVALID},   {"engine_unavailable", CS_INVALID},
-        {"too_many_turns", CS_BUSY},       {"out_of_memory", CS_NO_MEM},
-    };
-    size_t i;
-
-    if (row->status == CS_TURN_CANCELLED)
-        return CS_CANCELLED;
-    if (row->status == CS_TURN_INTERRUPTED)
-        return CS_CONFLICT;
-    for (i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(row->error_code, known[i].code) == 0)
-            return known[i].status;
-    return CS_UPSTREAM;
-}
-
 static void render_ids(struct cs_jsonw *w, const struct cs_turn_view *view)
 {
     cs_jsonw_string(w, "sessionId", view->sid);
@@ -99,7 +76,7 @@ static enum cs_status render_outcome(struct cs_request *rq, struct cs_reply *rep
     case CS_TURN_INTERRUPTED:
     case CS_TURN_CANCELLED:
         snprintf(rq->code, sizeof rq->code, "%s", view->row.error_code);
-        return cs_err_set(err, status_of(&view->row), NULL, "%s", view->row.error);
+        return cs_err_set(err, cs_turn_outcome(&view->row), NULL, "%s", view->row.error);
     }
     return cs_buf_check(&reply->out, err);
 }

@@ -379,14 +379,17 @@ enum cs_status cs_turn_await(struct cs_core *core, const char *tid, int64_t dead
     return view_turn(core, tid, out_view, err);
 }
 
+/* An interrupted turn is no case for another try, Codex may have done half of it. What does not
+ * stand here is Codex's failure. */
 static const struct {
     const char *code;
     enum cs_status status;
 } outcomes[] = {
-    {"execution_timeout", CS_TIMEOUT},    {"turn_cancelled", CS_CANCELLED},
-    {"turn_interrupted", CS_UNAVAILABLE}, {"codex_unavailable", CS_UNAVAILABLE},
-    {"engine_unavailable", CS_INVALID},   {"out_of_memory", CS_NO_MEM},
-    {"too_many_turns", CS_BUSY},
+    {"execution_timeout", CS_TIMEOUT}, {"turn_cancelled", CS_CANCELLED},
+    {"turn_interrupted", CS_CONFLICT}, {"codex_unavailable", CS_UNAVAILABLE},
+    {"codex_busy", CS_BUSY},           {"too_many_turns", CS_BUSY},
+    {"model_not_found", CS_INVALID},   {"engine_unavailable", CS_INVALID},
+    {"out_of_memory", CS_NO_MEM},
 };
 
 enum cs_status cs_turn_outcome(const struct cs_turn_row *row)

@@ -210,7 +210,7 @@ def test_an_unknown_default_model_falls_back_to_codex_s_own(make_daemon, model, 
 def test_an_unknown_model_that_was_asked_for_is_an_error(daemon, model):
     model.unknown_models.add("no-such-model")
     reply = daemon.post("/api/codex/session", {"prompt": "hello", "model": "no-such-model"})
-    assert reply.status >= 400 and reply["code"] == "model_not_found"
+    assert (reply.status, reply["code"]) == (400, "model_not_found")
     assert {request["model"] for request in model.requests} == {"no-such-model"}
 
 

@@ -82,8 +82,8 @@ void cs_turn_view_fini(struct cs_turn_view *view);
 /** Append the members "response" and "metadata" of a completed turn: what every way out of the
  * daemon says of it. @stale: Redis could not be asked before it. */
 void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale);
-/** The status class of an ended turn: CS_OK if it completed, else as its error_code says
- * (CS_TIMEOUT for "execution_timeout", CS_CANCELLED, CS_UPSTREAM, …). */
+/** What a call that waited for an ended turn returns: CS_OK if it completed, else as its error_code
+ * says (CS_TIMEOUT for "execution_timeout", CS_CANCELLED, CS_UPSTREAM, …). */
 enum cs_status cs_turn_outcome(const struct cs_turn_row *row);
 
 struct cs_turn; /* a turn under way in this process, reference-counted */

@@ -180,18 +180,34 @@ static void a_file_is_inside_when_no_link_leads_out(void **state)
 
 static void outcomes_have_their_status_class(void **state)
 {
-    struct cs_turn_row row = {.status = CS_TURN_COMPLETED, .error_code = own("")};
+    static const struct {
+        enum cs_turn_status status;
+        const char *code;
+        enum cs_status outcome;
+    } cases[] = {
+        {CS_TURN_COMPLETED, "", CS_OK},
+        {CS_TURN_FAILED, "execution_timeout", CS_TIMEOUT},
+        {CS_TURN_CANCELLED, "turn_cancelled", CS_CANCELLED},
+        {CS_TURN_INTERRUPTED, "turn_interrupted", CS_CONFLICT},
+        {CS_TURN_FAILED, "codex_unavailable", CS_UNAVAILABLE},
+        {CS_TURN_FAILED, "codex_busy", CS_BUSY},
+        {CS_TURN_FAILED, "too_many_turns", CS_BUSY},
+        {CS_TURN_FAILED, "model_not_found", CS_INVALID},
+        {CS_TURN_FAILED, "engine_unavailable", CS_INVALID},
+        {CS_TURN_FAILED, "out_of_memory", CS_NO_MEM},
+        {CS_TURN_FAILED, "codex_died", CS_UPSTREAM},
+        {CS_TURN_FAILED, "what a later Codex says", CS_UPSTREAM},
+    };
 
     (void)state;
-    assert_int_equal(cs_turn_outcome(&row), CS_OK);
-    free(row.error_code);
-    row.status = CS_TURN_FAILED;
-    row.error_code = own("execution_timeout");
-    assert_int_equal(cs_turn_outcome(&row), CS_TIMEOUT);
-    free(row.error_code);
-    row.error_code = own("codex_died");
-    assert_int_equal(cs_turn_outcome(&row), CS_UPSTREAM);
-    free(row.error_code);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cs_turn_row row = {.status = cases[i].status, .error_code = own(cases[i].code)};
+        enum cs_status outcome = cs_turn_outcome(&row);
+
+        free(row.error_code);
+        if (outcome != cases[i].outcome)
+            fail_msg("%s: %s", cases[i].code, cs_status_name(outcome));
+    }
 }
 
 int main(void)
