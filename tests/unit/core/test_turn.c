@@ -598,6 +598,60 @@ static void a_read_after_a_write_sees_it(void **state)
     cs_turn_view_fini(&view);
 }
 
+/* The turn of message @i of the history of @identifier, whose type and content it must have. */
+static void expect_message(struct fixture *f, const char *identifier, size_t i, const char *type,
+                           const char *content, char out_tid[CS_UUID_MAX])
+{
+    const struct cs_history *history = NULL;
+    struct cs_json *messages = NULL;
+    const struct cs_json *message;
+    char text[8192];
+    int len;
+
+    assert_int_equal(cs_core_history(f->core, identifier, 0, 0, &history, NULL), CS_OK);
+    len = snprintf(text, sizeof text, "[%.*s]", (int)history->len, history->messages);
+    cs_history_release(history);
+    assert_in_range(len, 2, sizeof text - 1);
+    assert_int_equal(cs_json_parse(text, (size_t)len, (size_t)len, &messages, NULL), CS_OK);
+    message = cs_json_at(messages, i);
+    assert_string_equal(cs_json_get_string(message, "type"), type);
+    assert_string_equal(cs_json_get_string(message, "content"), content);
+    snprintf(out_tid, CS_UUID_MAX, "%s", cs_json_get_string(message, "turnId"));
+    cs_json_free(messages);
+}
+
+static void a_fork_has_what_was_said_in_turns_of_its_own(void **state)
+{
+    static const char *const said[] = {"one", "the answer", "two", "the answer"};
+    struct fixture *f = *state;
+    struct cs_turn_request request = ask("one");
+    struct cs_turn_view first = run(f, &request), second, third;
+    struct cs_session fork;
+    char theirs[4][CS_UUID_MAX], ours[4][CS_UUID_MAX];
+
+    request = ask_again(first.sid, "two");
+    second = run(f, &request);
+    assert_int_equal(cs_core_fork(f->core, first.sid, &fork, NULL), CS_OK);
+    for (size_t i = 0; i < 4; i++) {
+        const char *type = i % 2 == 0 ? "user" : "assistant";
+
+        expect_message(f, first.sid, i, type, said[i], theirs[i]);
+        expect_message(f, fork.sid, i, type, said[i], ours[i]);
+        assert_true(cs_uuid_valid(ours[i]));
+        assert_string_not_equal(ours[i], theirs[i]);
+    }
+    assert_string_equal(ours[0], ours[1]); /* a prompt and its answer */
+    assert_string_equal(ours[2], ours[3]);
+    assert_string_not_equal(ours[0], ours[2]);
+    request = ask_again(fork.cid, "three");
+    third = run(f, &request);
+    assert_string_equal(f->engine.seen, "user:one|codex:the answer|user:two|codex:the answer|");
+    cs_session_fini(&fork);
+    cs_turn_view_fini(&first);
+    cs_turn_view_fini(&second);
+    cs_turn_view_fini(&third);
+}
+
 static void bad_requests_change_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -671,6 +725,7 @@ int main(void)
         CASE(a_clock_that_jumps_a_day_ahead_expires_nothing),
         CASE(the_archive_ends_after_its_days),
         CASE(a_read_after_a_write_sees_it),
+        CASE(a_fork_has_what_was_said_in_turns_of_its_own),
         CASE(bad_requests_change_nothing),
         CASE(a_lowered_ceiling_holds_for_old_sessions),
     };
