@@ -27,6 +27,7 @@ struct cs_feed;
 #define CS_MCP_IDLE_MS      (4 * 3600000L) /* a session unused for so long ends */
 #define CS_MCP_WATCHED_MAX  64             /* resources that one session may watch */
 #define CS_QUESTIONS_MAX    8              /* that a call may have open */
+#define CS_EARLY_MAX        4              /* cancellations that wait for their calls */
 #define CS_MCP_BEAT_MS      1000           /* between two looks whether a call's client is there */
 #define CS_TASKS_EXTENSION  "io.modelcontextprotocol/tasks"
 #define CS_SESSION_URI      "codex-session://"
@@ -95,6 +96,11 @@ struct cs_mcp_session {
     struct cs_mcp_call *listener; /* the stream for what is said without being asked */
     int64_t told;                 /* id of the newest event that one of its streams has had */
     struct cs_mcp_call *calls;
+    struct cs_early {
+        char id[CS_MCP_ID_MAX];
+        int64_t until;     /* mono ms; 0: none */
+    } early[CS_EARLY_MAX]; /* the last cancellations of calls that are not under way; a ring */
+    unsigned early_count;
     char *watched[CS_MCP_WATCHED_MAX]; /* URIs; a NULL ends them */
     struct cs_mcp_session *next;
 };

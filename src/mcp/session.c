@@ -11,6 +11,8 @@
 #include "cs/core/events.h"
 #include "priv.h"
 
+#define EARLY_MS 10000 /* as long a cancellation waits for the call that it has overtaken */
+
 /* ---- the table; mcp->mutex is held in all of these ---- */
 
 static void free_session(struct cs_mcp_session *session)
@@ -161,11 +163,35 @@ void cs_session_end_all(struct cs_mcp *mcp)
 
 /* ---- calls under way ---- */
 
+/* Each message has a connection of its own, and may overtake another. Or the call has lost its
+ * stream, and will come back for the rest. */
+static void keep_early(struct cs_mcp_session *session, const char *id)
+{
+    struct cs_early *early = &session->early[session->early_count++ % CS_EARLY_MAX];
+
+    snprintf(early->id, sizeof early->id, "%s", id);
+    early->until = cs_mono_ms() + EARLY_MS;
+}
+
+static bool take_early(struct cs_mcp_session *session, const char *id)
+{
+    for (size_t i = 0; i < CS_EARLY_MAX; i++) {
+        struct cs_early *early = &session->early[i];
+
+        if (early->until > cs_mono_ms() && strcmp(early->id, id) == 0) {
+            early->until = 0;
+            return true;
+        }
+    }
+    return false;
+}
+
 void cs_call_link(struct cs_mcp_call *call)
 {
     if (call->session == NULL)
         return;
     pthread_mutex_lock(&call->mcp->mutex);
+    call->cancelled = take_early(call->session, call->id);
     call->next = call->session->calls;
     call->session->calls = call;
     pthread_mutex_unlock(&call->mcp->mutex);
@@ -206,6 +232,8 @@ void cs_call_cancel(struct cs_mcp *mcp, struct cs_mcp_session *session, const ch
         if (call->feed != NULL)
             cs_feed_wake(call->feed);
         pthread_cond_broadcast(&mcp->changed);
+    } else {
+        keep_early(session, id);
     }
     pthread_mutex_unlock(&mcp->mutex);
     if (tid[0] != '\0')

@@ -735,6 +735,31 @@ static void a_cancelled_call_stops_the_engine_and_has_no_answer(void **state)
     assert_null(got.json);
 }
 
+static void a_cancellation_that_overtakes_its_call_holds(void **state)
+{
+    struct parallel one = {.head = {.session = fixture.session}};
+    struct timespec deadline;
+
+    (void)state;
+    send("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/"
+         "cancelled\",\"params\":{\"requestId\":\"early\"}}");
+    assert_int_equal(got.status, 202);
+    fixture.engine.script = HANG;
+    one.text = "{\"jsonrpc\":\"2.0\",\"id\":\"early\",\"method\":\"tools/call\",\"params\":{"
+               "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}}}";
+    cs_buf_init(&one.client.sent, 1 << 20);
+    assert_int_equal(pthread_create(&one.thread, NULL, call_in_parallel, &one), 0);
+    assert_int_equal(clock_gettime(CLOCK_REALTIME, &deadline), 0);
+    deadline.tv_sec += 10;
+    assert_int_equal(pthread_timedjoin_np(one.thread, NULL, &deadline), 0);
+    keep(&one.answer, &one.client);
+    await_running(0);
+    fixture.engine.script = ANSWER;
+    assert_null(got.json);
+    call("ping", ""); /* the id alone is meant */
+    assert_non_null(got.json);
+}
+
 /* Stop the turn that was begun last. */
 static void cancel_newest(void)
 {
@@ -1220,6 +1245,7 @@ int main(void)
         cmocka_unit_test(progress_that_does_not_grow_is_not_told),
         cmocka_unit_test(a_stream_begins_with_an_event_to_resume_from),
         cmocka_unit_test(a_cancelled_call_stops_the_engine_and_has_no_answer),
+        cmocka_unit_test(a_cancellation_that_overtakes_its_call_holds),
         cmocka_unit_test(who_goes_away_from_a_session_does_not_cancel),
         cmocka_unit_test(a_request_that_stands_alone_says_all_by_itself),
         cmocka_unit_test(removed_methods_are_not_found),
