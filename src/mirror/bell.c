@@ -3,6 +3,9 @@
  * A blocked XREAD is a doorbell only: it would not notice a log that went back in time, so news of
  * others are read by the other connection, from the cursor on. What it hears of our own, though,
  * needs no second look: it confirms what was pushed.
+ *
+ * It listens for so many users at once; if there are more, for some after the others. A log that
+ * grew meanwhile rings as soon as it is listened to.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,15 +15,19 @@
 
 #define CONNECT_MS 5000
 #define BLOCK_MS   600000 /* of the doorbell's read */
+#define ROUND_MS   10000  /* until it has listened for all, if they are too many for one read */
+#define PART_MS    500    /* but for so long at least for each part of them */
 #define PAUSE_MS   1000   /* after what we rang ourselves: more may follow */
 #define RETRY_MS   500    /* after a failure, at least */
 #define USERS_MAX  1000u
 #define OWN_MAX    256 /* entries of ours heard, before the cursor is to follow */
 
-/* What it listens for, as one text: pairs of a user and an entry's id. */
+/* What it listens for, as one text: pairs of a user and an entry's id, in the users' order. */
 struct users {
     char *text;
-    size_t len;
+    size_t len, count;
+    int block_ms;
+    char last[CS_KEY_CAP]; /* user, if others come after; else "" */
 };
 
 /* ---- the stepping thread's side ---- */
@@ -50,8 +57,8 @@ void cs_bell_publish(struct cs_mirror *mirror)
 
     if (!mirror->threads)
         return;
-    cs_buf_init(&users, 1 << 20);
-    for (i = 0; i < mirror->follow_count && i < USERS_MAX; i++) {
+    cs_buf_init(&users, 64 << 20);
+    for (i = 0; i < mirror->follow_count; i++) {
         const struct cs_follow *follow = &mirror->follows[i];
         const char *from =
             cs_entry_compare(follow->heard, follow->cursor) > 0 ? follow->heard : follow->cursor;
@@ -169,13 +176,48 @@ void cs_ring(struct cs_mirror *mirror, const char *user)
 
 /* ---- the bell's thread ---- */
 
+/* Behind the pair at @at. */
+static const char *next_pair(const char *at)
+{
+    at += strlen(at) + 1;
+    return at + strlen(at) + 1;
+}
+
+/* With the mutex held: the users to listen for after the last ones. */
+static void take_users(const struct cs_mirror *mirror, struct users *users)
+{
+    const char *first = mirror->bell_users, *end = first + mirror->bell_len, *from = first, *at;
+    const char *last = "";
+    size_t all = 0;
+
+    for (at = first; at < end; at = next_pair(at), all++)
+        if (strcmp(at, users->last) <= 0)
+            from = next_pair(at);
+    if (all <= USERS_MAX || from == end)
+        from = first;
+    users->count = 0;
+    for (at = from; at < end && users->count < USERS_MAX; at = next_pair(at), users->count++)
+        last = at;
+    (void)snprintf(users->last, sizeof users->last, "%s", all > USERS_MAX ? last : "");
+    users->block_ms = BLOCK_MS;
+    if (all > USERS_MAX) {
+        users->block_ms = (int)(ROUND_MS / ((all + USERS_MAX - 1) / USERS_MAX));
+        if (users->block_ms < PART_MS)
+            users->block_ms = PART_MS;
+    }
+    users->len = (size_t)(at - from);
+    users->text = malloc(users->len);
+    if (users->text != NULL)
+        memcpy(users->text, from, users->len);
+}
+
 /* Wait until there is something to listen for, @until at the earliest. False at the end. */
 static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
 {
     bool stopping;
 
     free(users->text);
-    *users = (struct users){NULL, 0};
+    users->text = NULL;
     pthread_mutex_lock(&mirror->mutex);
     while (!mirror->stopping) {
         bool ready =
@@ -189,11 +231,7 @@ static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
     mirror->bell_now = false;
     stopping = mirror->stopping;
     if (!stopping)
-        users->text = malloc(mirror->bell_len);
-    if (users->text != NULL) {
-        users->len = mirror->bell_len;
-        memcpy(users->text, mirror->bell_users, mirror->bell_len);
-    }
+        take_users(mirror, users);
     pthread_mutex_unlock(&mirror->mutex);
     return !stopping;
 }
@@ -202,20 +240,18 @@ static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
 static enum cs_status append_read(struct cs_mirror *mirror, const struct users *users,
                                   struct cs_err *err)
 {
-    const char **argv = calloc((size_t)7 + 2 * (size_t)USERS_MAX, sizeof *argv);
-    size_t *lens = calloc((size_t)7 + 2 * (size_t)USERS_MAX, sizeof *lens);
-    char(*keys)[CS_KEY_CAP] = calloc(USERS_MAX, sizeof *keys);
-    static const char *const words[] = {"XREAD", "COUNT", "64", "BLOCK", "600000", "STREAMS"};
-    size_t count = 0, at, i;
+    size_t count = users->count, at, i;
+    const char **argv = calloc(6 + 2 * count, sizeof *argv);
+    size_t *lens = calloc(6 + 2 * count, sizeof *lens);
+    char(*keys)[CS_KEY_CAP] = calloc(count, sizeof *keys), block[16];
+    const char *const words[] = {"XREAD", "COUNT", "64", "BLOCK", block, "STREAMS"};
     enum cs_status rc = CS_NO_MEM;
 
-    for (at = 0; at < users->len; at += strlen(users->text + at) + 1)
-        count++;
-    count /= 2;
     if (argv == NULL || lens == NULL || keys == NULL) {
         (void)cs_err_nomem(err);
         goto out;
     }
+    (void)snprintf(block, sizeof block, "%d", users->block_ms);
     for (i = 0; i < 6; i++)
         argv[i] = words[i];
     for (i = 0, at = 0; i < count; i++) {
@@ -236,7 +272,7 @@ out:
     return rc;
 }
 
-/* Listen until somebody rings, or for minutes: *out_heard NULL. */
+/* Listen until somebody rings, or for a while: *out_heard NULL. */
 static enum cs_status listen_once(struct cs_mirror *mirror, const struct users *users,
                                   struct cs_reply **out_heard, struct cs_err *err)
 {
@@ -248,7 +284,7 @@ static enum cs_status listen_once(struct cs_mirror *mirror, const struct users *
     if (rc == CS_OK)
         rc = append_read(mirror, users, err);
     if (rc == CS_OK)
-        rc = cs_redis_take(mirror->bell, cs_mono_ms() + BLOCK_MS + CS_OP_MS, &reply, err);
+        rc = cs_redis_take(mirror->bell, cs_mono_ms() + users->block_ms + CS_OP_MS, &reply, err);
     if (rc == CS_OK)
         rc = cs_reply_check(reply, err);
     if (rc == CS_OK && cs_reply_type(reply) == CS_REPLY_ARRAY) {
@@ -269,7 +305,7 @@ static void tell_take(struct cs_mirror *mirror, struct cs_reply *heard, struct u
     mirror->woken = true;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
-    *users = (struct users){NULL, 0};
+    users->text = NULL;
 }
 
 /* There may be news for everybody. */
@@ -288,7 +324,7 @@ static void ring_all(struct cs_mirror *mirror)
 void *cs_bell_run(void *arg)
 {
     struct cs_mirror *mirror = arg;
-    struct users users = {NULL, 0};
+    struct users users = {0};
     struct cs_backoff backoff;
     int64_t until = 0;
 
