@@ -1,7 +1,5 @@
 /* api/auth: who may use the daemon: its own user on this host, or whoever holds the token. */
 #include <arpa/inet.h>
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>

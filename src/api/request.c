@@ -4,7 +4,6 @@
  * it drops the headers after the 64th or after a folded line. Whatever another reader of the same
  * bytes might understand differently is refused here, and the connection closed.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>

@@ -1,6 +1,5 @@
 /* api/sync: GET and POST /api/codex/sync: how this host stands against Redis, and bringing it up to
  * date now. */
-#include <string.h>
 
 #include "cs/base/clock.h"
 #include "priv.h"

@@ -4,7 +4,6 @@
  * names again. Members have the names that they have in the REST API.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cs/base/clock.h"

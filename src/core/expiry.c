@@ -1,8 +1,6 @@
 /* core/expiry: the sweeper: it archives what has expired, purges what is old, and writes outcomes
  * that the disk refused before. It sleeps until the next of these is due; with nothing due it does
  * not wake at all. */
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include "cs/base/clock.h"

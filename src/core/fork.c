@@ -1,6 +1,4 @@
 /* core/fork: a new session that begins with what was said in another one. */
-#include <stdlib.h>
-#include <string.h>
 
 #include "cs/base/clock.h"
 #include "priv.h"

@@ -1,5 +1,4 @@
 /* core/limits: how many live sessions one user may have. */
-#include <string.h>
 
 #include "cs/base/clock.h"
 #include "cs/base/json.h"

@@ -1,5 +1,4 @@
 /* core/session: use cases on whole sessions. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cs/base/clock.h"

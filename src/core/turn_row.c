@@ -1,6 +1,5 @@
 /* core/turn_row: the two transactions of a turn: the prompt before Codex sees it, the outcome
  * before the client does. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cs/base/clock.h"

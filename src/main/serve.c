@@ -1,5 +1,4 @@
 /* main: the verb `serve`: wires the modules, waits for signals, takes them down again. */
-#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>

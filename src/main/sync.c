@@ -1,6 +1,5 @@
 /* main: the verb `sync`: let the running daemon exchange everything with Redis now. */
 #include <stdio.h>
-#include <string.h>
 
 #include "ask.h"
 #include "datadir.h"

@@ -1,5 +1,4 @@
 /* mirror/merge: one session, here against Redis. */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

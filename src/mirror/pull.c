@@ -4,7 +4,6 @@
  * was trimmed, wiped or went back in time, and every session is compared. Each entry of ours must
  * come back; one that does not was lost after it was acknowledged.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,5 @@
 #include "sql.h"
 
-#include <limits.h>
 #include <string.h>
 
 #include "db.h"

@@ -1,7 +1,6 @@
 #include "cs/store/turn.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "cs/store/message.h"
 #include "db.h"
