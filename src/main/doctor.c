@@ -161,8 +161,12 @@ static void check_port(struct report *report)
     int errnum;
 
     if (report->owner.pid != 0) {
-        snprintf(line, sizeof line, "the daemon, pid %ld, listens on port %d", report->owner.pid,
-                 report->owner.port);
+        if (report->owner.port != 0)
+            snprintf(line, sizeof line, "the daemon, pid %ld, listens on port %d",
+                     report->owner.pid, report->owner.port);
+        else
+            snprintf(line, sizeof line, "the daemon, pid %ld, is starting or stopping",
+                     report->owner.pid);
         ok("port", line);
         return;
     }
@@ -255,6 +259,10 @@ static void check_daemon(struct report *report)
 
     if (report->owner.pid == 0) {
         warn("daemon", "not running");
+        return;
+    }
+    if (report->owner.port == 0) {
+        warn("daemon", "it is starting or stopping: ask again");
         return;
     }
     if (cs_ask(&ask, &health, NULL) != CS_OK) {

@@ -167,6 +167,8 @@ static enum cs_status start(struct daemon *daemon, struct cs_err *err)
 
 static void stop(struct daemon *daemon)
 {
+    if (daemon->lock >= 0) /* clients send the token there, and anybody's it may be soon */
+        (void)!cs_datadir_announce(daemon->lock, 0, NULL);
     if (daemon->http != NULL)
         cs_http_quiesce(daemon->http);
     if (daemon->core != NULL && !cs_core_drain(daemon->core, cs_mono_ms() + DRAIN_MS))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -50,6 +51,21 @@ def test_an_idle_daemon_ends_at_once_and_leaves_no_log_of_the_database(daemon):
     wal = daemon.data_dir / "codex-sessiond.db-wal"
     assert not wal.exists() or wal.stat().st_size == 0
     assert daemon.process is None
+
+
+def test_a_port_that_is_given_up_is_named_no_more(daemon):
+    """Clients send the token to the port that the data folder names: it must not be a stranger's by then."""
+    daemon.ask("hello")  # Codex has to end, after the port was given up
+    owner = (daemon.data_dir / "lock").read_text("ascii").split()
+    assert owner == [str(daemon.pid), str(daemon.port)]
+    daemon.process.send_signal(signal.SIGTERM)
+    while daemon.process.poll() is None:
+        try:
+            socket.create_connection(daemon.address, 10).close()
+        except ConnectionError:
+            assert (daemon.data_dir / "lock").read_text("ascii").split() == [owner[0], "0"]
+    assert daemon.process.returncode == 0
+    daemon.process = None
 
 
 @pytest.mark.smoke
