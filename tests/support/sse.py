@@ -73,6 +73,8 @@ class Stream:
         line = self.file.peek(15)[:15]
         if not line.startswith(b"HTTP/1.1 200"):
             self.answer = read_answer(self.file)
+            if not self.answer:
+                raise ConnectionResetError("it ended before its header")
             return self
         self.file.readline()
         while (header := self.file.readline()) not in (b"\r\n", b""):
