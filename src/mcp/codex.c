@@ -55,6 +55,14 @@ static bool read_setting(const char *key, const struct cs_json *value, void *arg
     return false;
 }
 
+static enum cs_status run(struct cs_mcp_call *call, struct cs_turn_request *request,
+                          struct cs_err *err)
+{
+    return cs_json_bool(cs_json_get(cs_mcp_args(call), "background"), false)
+               ? cs_turn_background(call, request, err)
+               : cs_turn_call(call, request, err);
+}
+
 static enum cs_status tool_codex(struct cs_mcp_call *call, struct cs_err *err)
 {
     const struct cs_json *args = cs_mcp_args(call);
@@ -75,7 +83,7 @@ static enum cs_status tool_codex(struct cs_mcp_call *call, struct cs_err *err)
     request.prompt = cs_json_string(cs_json_get(args, "prompt"), &request.prompt_len);
     request.context =
         cs_json_string(cs_json_get(args, "developer-instructions"), &request.context_len);
-    return cs_turn_call(call, &request, err);
+    return run(call, &request, err);
 }
 
 static enum cs_status tool_reply(struct cs_mcp_call *call, struct cs_err *err)
@@ -96,7 +104,7 @@ static enum cs_status tool_reply(struct cs_mcp_call *call, struct cs_err *err)
     }
     if (request.identifier == NULL)
         return cs_err_set(err, CS_INVALID, "invalid_arguments", "Argument `threadId` is required");
-    return cs_turn_call(call, &request, err);
+    return run(call, &request, err);
 }
 
 /* ---- results that are the same as structure and as text ---- */
@@ -116,23 +124,47 @@ static enum cs_status write_both(struct cs_mcp_call *call, struct cs_buf *both, 
 
 /* ---- whole conversations ---- */
 
+/* Whether a turn is running in conversation @id, which ends within the time that the call waits for
+ * it or does not. Who is told that none is finds its outcome in the history from now on. */
+static enum cs_status await_turn(struct cs_mcp_call *call, const char *id, bool *out_running,
+                                 struct cs_err *err)
+{
+    int64_t seconds = cs_json_int(cs_json_get(cs_mcp_args(call), "wait"), 0);
+    const struct cs_history *newest;
+    char sid[CS_UUID_MAX];
+    enum cs_status rc = cs_core_history(cs_mcp_core(call), id, 1, 0, &newest, err);
+
+    if (rc != CS_OK)
+        return rc;
+    memcpy(sid, newest->sid, sizeof sid);
+    cs_history_release(newest);
+    if (seconds > 0 && cs_core_busy(cs_mcp_core(call), sid))
+        rc = cs_turn_wait(call, sid, cs_mono_ms() + seconds * 1000, err);
+    *out_running = cs_core_busy(cs_mcp_core(call), sid);
+    return rc;
+}
+
 static enum cs_status tool_history(struct cs_mcp_call *call, struct cs_err *err)
 {
     const struct cs_json *args = cs_mcp_args(call);
     unsigned limit = (unsigned)cs_json_int(cs_json_get(args, "limit"), HISTORY_DEFAULT);
     int64_t before = cs_json_int(cs_json_get(args, "before"), 0);
+    const char *id = cs_mcp_arg(call, "threadId");
     const struct cs_history *history;
+    bool running = false;
     struct cs_buf both;
     struct cs_jsonw w;
-    enum cs_status rc = cs_core_history(cs_mcp_core(call), cs_mcp_arg(call, "threadId"), limit,
-                                        before, &history, err);
+    enum cs_status rc = await_turn(call, id, &running, err);
 
+    if (rc == CS_OK)
+        rc = cs_core_history(cs_mcp_core(call), id, limit, before, &history, err);
     if (rc != CS_OK)
         return rc;
     cs_buf_init(&both, CS_MCP_MESSAGE_MAX);
     cs_jsonw_init(&w, &both);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_string(&w, "threadId", history->cid);
+    cs_jsonw_bool(&w, "running", running);
     cs_jsonw_int(&w, "messageCount", history->total);
     cs_jsonw_array(&w, "messages");
     cs_buf_add(&both, history->messages, history->len);
@@ -400,6 +432,29 @@ static enum cs_status complete(struct cs_mcp_call *call, struct cs_err *err)
     return CS_OK;
 }
 
+/* What a model can do about a failure. */
+static const char *advise(const char *code)
+{
+    static const struct {
+        const char *code, *advice;
+    } known[] = {
+        {"session_not_found", "codex-sessions lists the conversations; with `archived` also those "
+                              "whose time is over, which must be restored first."},
+        {"session_busy", "codex-history with `wait` waits for the end of the turn that is running; "
+                         "codex-cancel stops it."},
+        {"no_running_turn", "codex-history shows how the last one ended."},
+        {"too_many_turns", "Try again when one has ended."},
+        {"too_many_requests", "Try again later, or with `background`, which does not wait."},
+        {"shutting_down", "Try again in a few seconds."},
+    };
+    size_t i;
+
+    for (i = 0; code != NULL && i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].code, code) == 0)
+            return known[i].advice;
+    return NULL;
+}
+
 static const struct cs_mcp_entry tools[] = {
     {"codex", tool_codex, true},
     {"codex-reply", tool_reply, true},
@@ -424,4 +479,5 @@ const struct cs_mcp_table cs_mcp_codex = {
     .list_resources = list_resources,
     .read_resource = read_resource,
     .complete = complete,
+    .advise = advise,
 };

@@ -253,8 +253,14 @@ enum cs_status cs_mcp_tools_list(struct cs_mcp_call *call, struct cs_err *err)
 /* What the model gets to read of a failure. */
 static void tool_failed(struct cs_mcp_call *call, const struct cs_err *why)
 {
+    const struct cs_mcp_table *table = call->mcp->table;
+    const char *advice = table->advise != NULL ? table->advise(why->code) : NULL;
+    char text[2 * sizeof why->msg];
+    int len = snprintf(text, sizeof text, "%s%s%s", why->msg, advice != NULL ? "\n" : "",
+                       advice != NULL ? advice : "");
+
     cs_result_restart(call);
-    cs_mcp_text(call, why->msg, strlen(why->msg));
+    cs_mcp_text(call, text, (size_t)len);
     cs_jsonw_bool(&call->w, "isError", true);
 }
 

@@ -46,6 +46,36 @@ static bool in_enum(const struct cs_json *list, const char *text)
     return false;
 }
 
+/* The model that reads it is to know what it may have. */
+static enum cs_status not_in_enum(struct cs_err *err, const char *name, const struct cs_json *list)
+{
+    enum cs_status rc;
+    struct cs_buf text;
+
+    cs_buf_init(&text, 256);
+    cs_buf_adds(&text, "must be one of ");
+    cs_json_dump(list, &text);
+    rc = wrong(err, name, text.status == CS_OK ? text.data : "is not one of those it may be");
+    cs_buf_fini(&text);
+    return rc;
+}
+
+static enum cs_status out_of_range(struct cs_err *err, const char *name,
+                                   const struct cs_json *schema)
+{
+    int64_t most = cs_json_int(cs_json_get(schema, "maximum"), INT64_MAX);
+    char what[64];
+
+    if (most == INT64_MAX)
+        snprintf(what, sizeof what, "must be at least %lld",
+                 (long long)cs_json_int(cs_json_get(schema, "minimum"), 0));
+    else
+        snprintf(what, sizeof what, "must be from %lld to %lld",
+                 (long long)cs_json_int(cs_json_get(schema, "minimum"), INT64_MIN),
+                 (long long)most);
+    return wrong(err, name, what);
+}
+
 static enum cs_status check_value(const struct cs_json *schema, const char *name,
                                   const struct cs_json *value, struct cs_err *err)
 {
@@ -61,13 +91,13 @@ static enum cs_status check_value(const struct cs_json *schema, const char *name
     }
     if (text != NULL && cs_json_get(schema, "enum") != NULL &&
         !in_enum(cs_json_get(schema, "enum"), text))
-        return wrong(err, name, "has a value that is not one of those it may have");
+        return not_in_enum(err, name, cs_json_get(schema, "enum"));
     if (text != NULL && text[0] == '\0' && cs_json_int(cs_json_get(schema, "minLength"), 0) > 0)
         return wrong(err, name, "must not be empty");
     if (cs_json_type(value) == CS_JSON_INT &&
         (number < cs_json_int(cs_json_get(schema, "minimum"), INT64_MIN) ||
          number > cs_json_int(cs_json_get(schema, "maximum"), INT64_MAX)))
-        return wrong(err, name, "is out of range");
+        return out_of_range(err, name, schema);
     return CS_OK;
 }
 

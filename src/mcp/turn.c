@@ -11,37 +11,55 @@
 #include "cs/base/clock.h"
 #include "cs/core/events.h"
 
-#define NEWS_MS                                                                                    \
-    10000 /* without other news the client is told so often that the turn still runs               \
-           */
+/* Without other news the client is told so often that the turn still runs. */
+#define NEWS_MS 10000
+
+/* What a failure ends with, and a turn that nobody waits for. */
+#define KEPT "\nThe conversation is kept: codex-reply goes on with it."
+#define BACKGROUND                                                                                 \
+    "Codex is working. codex-history with this threadId and `wait` brings its answer; "            \
+    "codex-cancel stops it."
 
 /* ---- the result ---- */
 
-void cs_turn_result(struct cs_jsonw *out, const struct cs_turn_view *view)
+/* Write thread and content, as text and as structure. */
+static void write_thread(struct cs_jsonw *out, const char *cid, const char *content, size_t len)
 {
-    const struct cs_turn_row *row = &view->row;
-    bool completed = row->status == CS_TURN_COMPLETED;
     struct cs_buf both;
     struct cs_jsonw w;
 
     cs_buf_init(&both, CS_MCP_MESSAGE_MAX);
     cs_jsonw_init(&w, &both);
     cs_jsonw_object(&w, NULL);
-    cs_jsonw_string(&w, "threadId", view->cid);
-    if (completed)
-        cs_jsonw_stringn(&w, "content", view->response, view->response_len);
-    else
-        cs_jsonw_string(&w, "content", row->error);
+    cs_jsonw_string(&w, "threadId", cid);
+    cs_jsonw_stringn(&w, "content", content, len);
     cs_jsonw_end_object(&w);
     if (both.status == CS_OK) {
         cs_text_write(out, both.data, both.len);
         cs_jsonw_raw(out, "structuredContent", both.data, both.len);
-        if (!completed)
-            cs_jsonw_bool(out, "isError", true);
     } else {
         out->out->status = both.status;
     }
     cs_buf_fini(&both);
+}
+
+void cs_turn_result(struct cs_jsonw *out, const struct cs_turn_view *view)
+{
+    const struct cs_turn_row *row = &view->row;
+    struct cs_buf failure;
+
+    if (row->status == CS_TURN_COMPLETED) {
+        write_thread(out, view->cid, view->response, view->response_len);
+        return;
+    }
+    cs_buf_init(&failure, CS_MCP_MESSAGE_MAX);
+    cs_buf_addf(&failure, "%s" KEPT, row->error);
+    if (failure.status == CS_OK)
+        write_thread(out, view->cid, failure.data, failure.len);
+    else
+        out->out->status = failure.status;
+    cs_buf_fini(&failure);
+    cs_jsonw_bool(out, "isError", true);
 }
 
 /* ---- following ---- */
@@ -249,17 +267,88 @@ enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid, struct 
     return rc;
 }
 
+static enum cs_status wait_for_end(struct cs_mcp_call *call, struct cs_feed *feed, int64_t deadline,
+                                   struct cs_err *err)
+{
+    for (;;) {
+        int64_t look = cs_mono_ms() + CS_MCP_BEAT_MS;
+        struct cs_event event;
+        enum cs_status rc = cs_feed_next(feed, look < deadline ? look : deadline, &event, NULL);
+
+        if ((rc == CS_OK && cs_event_ends_turn(&event)) || cs_mono_ms() >= deadline)
+            return CS_OK;
+        if (rc != CS_OK && rc != CS_TIMEOUT && rc != CS_CANCELLED)
+            return CS_OK; /* it cannot be waited for */
+        if (rc != CS_OK && !cs_call_beat(call))
+            return over(err);
+    }
+}
+
+enum cs_status cs_turn_wait(struct cs_mcp_call *call, const char *identifier, int64_t deadline,
+                            struct cs_err *err)
+{
+    struct cs_feed_filter filter = {.identifier = identifier, .after = -1};
+    struct cs_feed *feed;
+    enum cs_status rc = cs_feed_open(call->mcp->core, &filter, &feed, err);
+
+    if (rc != CS_OK)
+        return rc;
+    if (cs_core_busy(call->mcp->core, identifier)) {
+        rc = enter(call, err);
+        if (rc == CS_OK) {
+            cs_call_bind(call, NULL, feed);
+            rc = wait_for_end(call, feed, deadline, err);
+            cs_call_bind(call, NULL, NULL);
+            leave(call);
+        }
+    }
+    cs_feed_close(feed);
+    return rc;
+}
+
 /* ---- the call ---- */
+
+/* A client of tools names no time-out: it cancels. */
+static void complete_request(const struct cs_mcp_call *call, struct cs_turn_request *request)
+{
+    request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
+    request->ttl_seconds = -1;
+}
+
+static enum cs_status begin_detached(struct cs_mcp_call *call,
+                                     const struct cs_turn_request *request, char tid[CS_UUID_MAX],
+                                     struct cs_err *err)
+{
+    struct cs_turn *turn = NULL;
+    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
+
+    return rc == CS_OK ? cs_turn_detach(turn, err) : rc;
+}
+
+enum cs_status cs_turn_background(struct cs_mcp_call *call, struct cs_turn_request *request,
+                                  struct cs_err *err)
+{
+    struct cs_turn_view view;
+    char tid[CS_UUID_MAX];
+    enum cs_status rc;
+
+    complete_request(call, request);
+    rc = begin_detached(call, request, tid, err);
+    if (rc == CS_OK)
+        rc = cs_turn_view(call->mcp->core, tid, 0, &view, err);
+    if (rc != CS_OK)
+        return rc;
+    write_thread(&call->w, view.cid, BACKGROUND, sizeof BACKGROUND - 1);
+    cs_turn_view_fini(&view);
+    return CS_OK;
+}
 
 static enum cs_status begin_task(struct cs_mcp_call *call, const struct cs_turn_request *request,
                                  struct cs_err *err)
 {
-    struct cs_turn *turn = NULL;
     char tid[CS_UUID_MAX];
-    enum cs_status rc = cs_turn_begin(call->mcp->core, request, &turn, tid, err);
+    enum cs_status rc = begin_detached(call, request, tid, err);
 
-    if (rc == CS_OK)
-        rc = cs_turn_detach(turn, err);
     return rc == CS_OK ? cs_task_begun(call, tid, err) : rc;
 }
 
@@ -292,9 +381,7 @@ enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *re
     if (again[0] != '\0')
         return cs_task_wanted(call) ? cs_task_begun(call, again, err)
                                     : cs_turn_answer(call, again, err);
-    /* Clients of tools name no time-out: they cancel. */
-    request->timeout_ms = cs_core_config(call->mcp->core)->turn_timeout_max_ms;
-    request->ttl_seconds = -1;
+    complete_request(call, request);
     if (cs_task_wanted(call))
         return begin_task(call, request, err);
     rc = enter(call, err);

@@ -7,6 +7,13 @@
 /** Begin the turn of @request and answer with its result, or with a task if the call is one. */
 CS_MUST_USE enum cs_status cs_turn_call(struct cs_mcp_call *call, struct cs_turn_request *request,
                                         struct cs_err *err);
+/** Begin the turn of @request, and answer with its thread while it runs. */
+CS_MUST_USE enum cs_status cs_turn_background(struct cs_mcp_call *call,
+                                              struct cs_turn_request *request, struct cs_err *err);
+/** Wait until @deadline for the end of a turn that is running in the conversation @identifier, if
+ * there is one. CS_CANCELLED when the call is over before; CS_BUSY when too many wait already. */
+CS_MUST_USE enum cs_status cs_turn_wait(struct cs_mcp_call *call, const char *identifier,
+                                        int64_t deadline, struct cs_err *err);
 /** Wait for turn @tid, telling the client of its progress, and answer with its result. CS_CANCELLED
  * when the call is over before; CS_BUSY when too many wait already. */
 CS_MUST_USE enum cs_status cs_turn_answer(struct cs_mcp_call *call, const char *tid,

@@ -151,6 +151,31 @@ def test_claude_code_goes_on_over_http_after_the_daemon_was_killed(daemon, clien
     assert [kind for kind, _ in daemon.history(answer["threadId"])] == ["user", "assistant"] * 2
 
 
+def test_a_turn_that_outlasts_claude_codes_patience_is_had_from_the_history(daemon, clients):
+    clients.run(CLAUDE, "mcp", "add", "codex", "--", *stdio(daemon))
+    asked = []
+
+    def begin(_):
+        return "mcp__codex__codex", {"prompt": "[[delay 3500]] build it", "background": True}
+
+    def ask(result):
+        said = json.loads(result)
+        if not said.get("running", True):
+            return None  # Claude says what it has got
+        claude.calls.append(ask)
+        asked.append(said["threadId"])
+        return "mcp__codex__codex-history", {"threadId": said["threadId"], "wait": 1}
+
+    with ClaudeModel() as claude:
+        claude.calls = [begin, ask]
+        said = clients.run(
+            CLAUDE, "-p", "Build it.", "--allowedTools", "mcp__codex__codex,mcp__codex__codex-history",
+            env={**claude.env, "MCP_TOOL_TIMEOUT": str(int(3000 * SLOWNESS))})
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert len(asked) > 1 and set(asked) == {json.loads(said.stdout)["threadId"]}
+    assert json.loads(said.stdout)["messages"][-1]["content"].startswith("I saw 1 message")
+
+
 # ---- Codex ----
 
 

@@ -286,16 +286,40 @@ def test_what_another_server_asks_reaches_the_editor_and_its_answer_the_server(d
         held.close()
 
 
-@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])  # whose streams cannot be resumed, and can
-def test_a_call_that_dies_with_the_daemon_is_an_answer_that_names_the_conversation(daemon, bridge, version):
+@pytest.mark.parametrize("end", ["killed", "upgraded"])
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25", None])  # the streams of the second can be resumed
+def test_a_call_that_dies_with_the_daemon_is_an_answer_that_names_the_conversation(daemon, bridge, version, end):
     editor = bridge(daemon)
-    editor.initialize(version)
-    thread = editor.result(editor.call("codex", {"prompt": "hello"}))["structuredContent"]["threadId"]
-    number = editor.call("codex-reply", {"prompt": "[[stall]]", "threadId": thread})
+    meta = META if version is None else None
+    if version:
+        editor.initialize(version)
+    thread = editor.result(editor.call("codex", {"prompt": "hello"}, meta))["structuredContent"]["threadId"]
+    number = editor.call("codex-reply", {"prompt": "[[stall]]", "threadId": thread}, meta)
     wait_until(lambda: daemon.stats()["turns"]["running"] == 1, "the turn runs")
-    daemon.kill9()
-    daemon.start()
-    answer = editor.answer(number)
-    assert thread in json.dumps(answer) and ("error" in answer or answer["result"]["isError"])
-    again = editor.result(editor.call("codex-reply", {"prompt": "and now?", "threadId": thread}))
+    if end == "killed":
+        daemon.kill9()
+        daemon.start()
+    else:
+        daemon.restart()
+    answer = json.dumps(editor.answer(number))
+    assert thread in answer and ('"error"' in answer or '"isError": true' in answer)
+    assert "codex-history" in answer or "codex-reply" in answer, "what the model can do now"
+    again = editor.result(editor.call("codex-reply", {"prompt": "and now?", "threadId": thread}, meta))
     assert "hello" in text_of(again)
+
+
+def test_what_works_in_the_background_outlives_the_editor(daemon, bridge):
+    first, second = bridge(daemon), bridge(daemon)
+    first.initialize()
+    second.initialize()
+    begun = first.result(first.call("codex", {"prompt": "[[delay 1500]] build it", "background": True}))
+    thread = begun["structuredContent"]["threadId"]
+    assert "codex-history" in begun["structuredContent"]["content"]
+    now = second.result(second.call("codex-history", {"threadId": thread}))["structuredContent"]
+    assert now["running"] and [message["type"] for message in now["messages"]] == ["user"]
+    assert first.close() == 0
+    done = second.result(second.call("codex-history", {"threadId": thread, "wait": 50, "limit": 1}))["structuredContent"]
+    assert not done["running"] and done["messages"][0]["content"].startswith("I saw 1 message")
+    # Whoever hears of the end may go on at once.
+    assert text_of(second.result(second.call("codex-reply", {"prompt": "x", "threadId": thread})))
+    assert second.close() == 0

@@ -40,6 +40,7 @@ struct cs_mcp_table {
     cs_mcp_handler list_resources;         /* NULL: the definitions alone */
     cs_mcp_handler read_resource;          /* cs_mcp_name() is the URI */
     cs_mcp_handler complete;               /* write "values" and "hasMore" */
+    const char *(*advise)(const char *code); /* what to do about a tool's failure, or NULL */
 };
 
 /** Codex: sessions of core as tools and resources. */

@@ -457,7 +457,7 @@ static void arguments_are_checked_and_what_is_wrong_is_told_to_the_model(void **
         {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"\"}", "must not be empty"},
         {"\"name\":\"codex\",\"arguments\":{\"prompt\":1}", "must be of type string"},
         {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"sandbox\":\"none\"}",
-         "not one of those"},
+         "`sandbox` must be one of [\"read-only\",\"workspace-write\""},
         {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"colour\":1}", "`colour` is unknown"},
         {"\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"base-instructions\":\"y\"}",
          "base-instructions are not supported"},
@@ -475,8 +475,8 @@ static void arguments_are_checked_and_what_is_wrong_is_told_to_the_model(void **
          "\"sessionId\":\"b\"}",
          "Give one of"},
         {"\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"x\",\"threadId\":\"" NOBODY "\"}",
-         "Session not found"},
-        {"\"name\":\"codex-sessions\",\"arguments\":{\"limit\":0}", "out of range"},
+         "\ncodex-sessions lists the conversations"},
+        {"\"name\":\"codex-sessions\",\"arguments\":{\"limit\":0}", "must be from 1 to 100"},
         {"\"name\":\"codex-sessions\",\"arguments\":{\"limit\":1.5}", "of type integer"},
     };
     size_t i;
@@ -507,6 +507,11 @@ static void call_tool(const char *tool, const char *arguments)
             cs_schema_check(cs_json_get(cs_json_at(tools, i), "outputSchema"),
                             cs_json_get(result(), "structuredContent"), &err) != CS_OK)
             fail_msg("%s: %s", tool, err.msg);
+}
+
+static bool running(void)
+{
+    return cs_json_bool(cs_json_path(result(), "structuredContent", "running", NULL), false);
 }
 
 static void results_are_what_the_output_schemas_say(void **state)
@@ -558,6 +563,41 @@ static void a_fork_has_what_was_answered_and_stands_alone(void **state)
     assert_string_equal(fixture.engine.seen, "user:first|codex:the answer|");
 }
 
+static void a_turn_in_the_background_is_answered_by_the_history(void **state)
+{
+    char thread[64], params[160];
+
+    (void)state;
+    fixture.engine.script = HANG;
+    call_tool("codex", "\"prompt\":\"x\",\"background\":true");
+    (void)snprintf(thread, sizeof thread, "%s", structured("threadId"));
+    assert_non_null(strstr(structured("content"), "codex-history"));
+    (void)snprintf(params, sizeof params, "\"threadId\":\"%s\",\"wait\":1", thread);
+    call_tool("codex-history", params);
+    assert_true(running());
+    (void)snprintf(params, sizeof params,
+                   "\"name\":\"codex-reply\",\"arguments\":{\"prompt\":\"y\",\"background\":true,"
+                   "\"threadId\":\"%s\"}",
+                   thread);
+    call("tools/call", params);
+    assert_non_null(strstr(text_of_tool(), "codex-history with `wait`")); /* one at a time */
+    (void)snprintf(params, sizeof params, "\"threadId\":\"%s\"", thread);
+    call_tool("codex-cancel", params);
+    (void)snprintf(params, sizeof params, "\"threadId\":\"%s\",\"wait\":50", thread);
+    call_tool("codex-history", params);
+    assert_false(running());
+    assert_int_equal(
+        cs_json_int(cs_json_path(result(), "structuredContent", "messageCount", NULL), 0), 2);
+    fixture.engine.script = ANSWER;
+    (void)snprintf(params, sizeof params,
+                   "\"prompt\":\"y\",\"background\":true,\"threadId\":\"%s\"", thread);
+    call_tool("codex-reply", params); /* who heard of the end may go on */
+    (void)snprintf(params, sizeof params, "\"threadId\":\"%s\",\"wait\":50,\"limit\":1", thread);
+    call_tool("codex-history", params);
+    assert_false(running());
+    assert_non_null(strstr(text_of_tool(), "the answer"));
+}
+
 static void a_failed_turn_is_told_with_its_thread(void **state)
 {
     (void)state;
@@ -566,6 +606,7 @@ static void a_failed_turn_is_told_with_its_thread(void **state)
     assert_true(cs_json_bool(cs_json_get(result(), "isError"), false));
     assert_int_equal(strlen(structured("threadId")), 36);
     assert_non_null(strstr(text_of_tool(), structured("threadId")));
+    assert_non_null(strstr(text_of_tool(), "codex-reply goes on"));
     fixture.engine.script = ANSWER;
 }
 
@@ -1240,6 +1281,7 @@ int main(void)
         cmocka_unit_test(arguments_are_checked_and_what_is_wrong_is_told_to_the_model),
         cmocka_unit_test(results_are_what_the_output_schemas_say),
         cmocka_unit_test(a_fork_has_what_was_answered_and_stands_alone),
+        cmocka_unit_test(a_turn_in_the_background_is_answered_by_the_history),
         cmocka_unit_test(a_failed_turn_is_told_with_its_thread),
         cmocka_unit_test(progress_grows_and_bears_the_callers_token),
         cmocka_unit_test(progress_that_does_not_grow_is_not_told),
