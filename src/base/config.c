@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cs/base/json.h"
 #include "config_load.h"
 
 /* --- loading ------------------------------------------------------------------------------- */
@@ -187,23 +186,5 @@ void cs_config_help(struct cs_buf *out)
         cs_buf_adds(out, "; default ");
         add_default(out, setting);
         cs_buf_addc(out, '\n');
-    }
-}
-
-void cs_config_dump(const struct cs_config *config, struct cs_jsonw *out)
-{
-    for (size_t i = 0; i < CS_SETTINGS; i++) {
-        const struct cs_setting *setting = &cs_settings[i];
-        struct cs_setting_value value = cs_setting_get(config, setting);
-        char key[CS_SETTING_NAME];
-        cs_setting_key(setting, key);
-        if (setting->secret)
-            cs_jsonw_bool(out, key, value.text != NULL);
-        else if (setting->kind == CS_SETTING_STR)
-            cs_jsonw_string(out, key, value.text);
-        else if (setting->kind == CS_SETTING_INT)
-            cs_jsonw_int(out, key, value.number);
-        else
-            cs_jsonw_bool(out, key, value.number != 0);
     }
 }

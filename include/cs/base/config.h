@@ -1,9 +1,8 @@
 /* base/config: every setting of the daemon, in one table.
  *
- * Layer: base. The table (src/base/config.c) serves flags, environment, the JSON file, --help and
- * doctor. Precedence: flags over environment over file over default. A cs_config is filled by one
- * thread and then read by many; reloading makes a new one and copies only the reloadable fields
- * (see core).
+ * Layer: base. The table serves flags, environment, the JSON file, reload and help. Precedence:
+ * flags over environment over file over default. A cs_config is filled by one thread and then read
+ * by many; reloading makes a new one and copies only the reloadable fields (see core).
  */
 #ifndef CS_BASE_CONFIG_H
 #define CS_BASE_CONFIG_H
@@ -18,7 +17,7 @@
 /* X(kind, field, flag, default, min, max, secret, reloadable, help)
  *   kind STR|INT|BOOL; field: the C member and, in camelCase, the file's key; flag: "--flag" and
  *   CODEX_SESSIOND_FLAG; a NULL default string means unset; min and max bound INT values and, for
- * STR, the length in bytes. */
+ *   STR, the length in bytes. */
 #define CS_CONFIG_TABLE(X)                                                                         \
     X(STR, host, "host", "127.0.0.1", 1, 255, 0, 0, "address to listen on")                        \
     X(INT, port, "port", 3000, 0, 65535, 0, 0, "port to listen on; 0 picks a free one")            \
@@ -91,15 +90,14 @@ struct cs_config {
 
 /**
  * Fill @config from defaults, the file, @envp and the flags argv[0..argc). Flags are "--name value"
- * or
- * "--name=value"; a BOOL flag may stand alone. Secret settings have no flag (argv is public): only
- * environment and file. "--config FILE" names the file; else CODEX_SESSIOND_CONFIG; else
+ * or "--name=value"; a BOOL flag may stand alone. Secret settings have no flag (argv is public):
+ * only environment and file. "--config FILE" names the file; else CODEX_SESSIOND_CONFIG; else
  * $XDG_CONFIG_HOME/codex-sessiond/config.json if it exists. Extra environment names: PORT,
- * OPENAI_API_KEY, UPSTASH_REDIS_URL, UPSTASH_REDIS_TOKEN (below their CODEX_SESSIOND_ twins). An
- * unknown flag, file key or CODEX_SESSIOND_ name, a wrong type or a value out of range: CS_INVALID,
- * code "invalid_config", the message names the setting and where it came from, never a secret's
- * value. Unset paths and the user get their defaults ($XDG_DATA_HOME/codex-sessiond or
- * ~/.local/share/codex-sessiond; login name; home).
+ * OPENAI_API_KEY, REDIS_URL, UPSTASH_REDIS_[REST_]URL, UPSTASH_REDIS_[REST_]TOKEN (below their
+ * CODEX_SESSIOND_ twins). An unknown flag, file key or CODEX_SESSIOND_ name, a wrong type or a
+ * value out of range: CS_INVALID, code "invalid_config", the message names the setting and where it
+ * came from, never a secret's value. Unset paths and the user get their defaults
+ * ($XDG_DATA_HOME/codex-sessiond or ~/.local/share/codex-sessiond; login name; home).
  */
 CS_MUST_USE enum cs_status cs_config_load(struct cs_config *config, int argc, char *const argv[],
                                           char *const envp[], struct cs_err *err);
@@ -112,9 +110,5 @@ CS_MUST_USE enum cs_status cs_config_reload(struct cs_config *config, const stru
 
 /** The table as --help lines: flag, environment name, file key, type, range, default. */
 void cs_config_help(struct cs_buf *out);
-
-/** The settings as JSON members of an object: secrets as true (set) or false. For doctor. */
-struct cs_jsonw;
-void cs_config_dump(const struct cs_config *config, struct cs_jsonw *out);
 
 #endif

@@ -13,7 +13,6 @@
 
 #include "cs/base/config.h"
 #include "cs/base/file.h"
-#include "cs/base/json.h"
 #include "fault.h"
 
 #define MAX 8
@@ -434,43 +433,23 @@ static void reload_of_the_same_ignores_nothing(void **state)
     cs_config_fini(&c);
 }
 
-static void help_and_dump_know_every_setting(void **state)
+static void the_help_knows_every_setting(void **state)
 {
     (void)state;
-    struct cs_config c = loaded(&(struct given){.env = {"OPENAI_API_KEY=hush"}});
     struct cs_buf help;
-    struct cs_buf dump;
     cs_buf_init(&help, 100000);
-    cs_buf_init(&dump, 100000);
     cs_config_help(&help);
-    struct cs_jsonw w;
-    cs_jsonw_init(&w, &dump);
-    cs_jsonw_object(&w, NULL);
-    cs_config_dump(&c, &w);
-    cs_jsonw_end_object(&w);
-    struct cs_json *json = NULL;
-    assert_int_equal(cs_json_parse(dump.data, dump.len, dump.len, &json, NULL), CS_OK);
-    size_t count = 0;
 #define X(kind, field, flag, def, min, max, secret, reload, help_)                                 \
-    count++;                                                                                       \
     assert_true((secret) != 0 || strstr(help.data, "\n  --" flag));                                \
     assert_true((secret) == 0 || !strstr(help.data, "--" flag));                                   \
     assert_non_null(strstr(help.data, help_));
     CS_CONFIG_TABLE(X)
 #undef X
-    assert_int_equal(cs_json_size(json), count);
+    assert_non_null(strstr(help.data, "  --config FILE\n      the file of settings (environment "
+                                      "CODEX_SESSIOND_CONFIG)\n"));
     assert_non_null(strstr(help.data, "environment CODEX_SESSIOND_TURN_TIMEOUT_MAX_MS; file "
                                       "\"turnTimeoutMaxMs\"; 1000 to 3600000; default 3600000\n"));
-    assert_true(cs_json_bool(cs_json_get(json, "openaiApiKey"), false));
-    assert_false(cs_json_bool(cs_json_get(json, "redisUrl"), true));
-    assert_int_equal(cs_json_int(cs_json_get(json, "port"), 0), 3000);
-    assert_string_equal(cs_json_get_string(json, "model"), "gpt-5-codex");
-    assert_int_equal(cs_json_type(cs_json_get(json, "codex")), CS_JSON_NULL);
-    assert_null(strstr(dump.data, "hush"));
-    cs_json_free(json);
     cs_buf_fini(&help);
-    cs_buf_fini(&dump);
-    cs_config_fini(&c);
 }
 
 static void load_and_reload(void *arg)
@@ -526,7 +505,7 @@ int main(void)
         cmocka_unit_test(a_readable_file_with_a_secret_is_worth_one_warning),
         cmocka_unit_test(reload_copies_what_may_change_and_names_the_rest),
         cmocka_unit_test(reload_of_the_same_ignores_nothing),
-        cmocka_unit_test(help_and_dump_know_every_setting),
+        cmocka_unit_test(the_help_knows_every_setting),
         cmocka_unit_test(every_failed_allocation_is_reported),
     };
     return cmocka_run_group_tests(tests, make_home, drop_home);
