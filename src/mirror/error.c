@@ -58,6 +58,7 @@ static const struct {
     {": -NOREPLICAS ", CS_ERROR_READONLY},
     {": -NOPERM ", CS_ERROR_AUTH},
     {"The user executing the script can't", CS_ERROR_AUTH},
+    {"ACL failure in script", CS_ERROR_AUTH},
 };
 
 enum cs_error cs_error_of_reply(const char *text)

@@ -274,6 +274,8 @@ static void every_error_reply_has_its_class(void **state)
         {"ERR The user executing the script can't run this command or subcommand", CS_REDIS_DENIED},
         {"ERR The user executing the script can't access at least one of the keys mentioned",
          CS_REDIS_DENIED},
+        {"ERR ACL failure in script: User anna has no permissions to run the 'xadd' command",
+         CS_REDIS_DENIED},
         {"ERR Protocol error: invalid bulk length", CS_REDIS_LARGE},
         {"ERR max concurrent connections exceeded", CS_REDIS_LOST},
         {"ERR max number of clients reached", CS_REDIS_LOST},
