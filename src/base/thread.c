@@ -4,11 +4,15 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cs/base/clock.h"
+
+#define OWN_STACK 1024 /* bytes below the frame of cs_stack_release() that it may use itself */
 
 struct start {
     void *(*run)(void *);
@@ -90,4 +94,24 @@ enum cs_status cs_thread_start(pthread_t *out_thread, const char *name, size_t s
     }
     *out_thread = thread;
     return CS_OK;
+}
+
+/* The C library does the same when a thread ends. */
+void cs_stack_release(void)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    pthread_attr_t attr;
+    void *low = NULL;
+    size_t size = 0;
+    if (gettid() == getpid()) /* the first stack has no bounds to rely on */
+        return;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0)
+        return;
+    if (pthread_attr_getstack(&attr, &low, &size) == 0) {
+        uintptr_t end = (here - OWN_STACK) / page * page;
+        if (end > (uintptr_t)low)
+            (void)madvise(low, end - (uintptr_t)low, MADV_DONTNEED);
+    }
+    (void)pthread_attr_destroy(&attr);
 }

@@ -11,6 +11,7 @@
     6000 /* after a stop: Codex's own 3 s and slack, then the turn is left behind                  \
           */
 #define STACK_BYTES 131072 /* of a thread that drives a detached turn */
+#define QUIET_MS    50     /* without an event: the turn will take its time */
 
 /* Replace the owned string at @slot. Out of memory keeps the old one: the outcome must still be
  * written. */
@@ -78,19 +79,36 @@ static void note_event(struct cs_turn *turn, const struct cs_engine_event *event
     }
 }
 
+/* Wait for an event. Once in a turn that is quiet, what its beginning took of the stack is given
+ * back: a thousand such turns would hold many MB of it. */
+static enum cs_status next_event(struct cs_engine_turn *engine_turn, bool *quiet, int64_t until,
+                                 struct cs_engine_event *event, struct cs_err *err)
+{
+    int64_t soon = *quiet ? CS_NEVER : cs_mono_ms() + QUIET_MS;
+    enum cs_status rc = cs_engine_turn_next(engine_turn, soon < until ? soon : until, event, err);
+
+    if (rc != CS_TIMEOUT || soon >= until)
+        return rc;
+    cs_err_clear(err);
+    cs_stack_release();
+    *quiet = true;
+    return cs_engine_turn_next(engine_turn, until, event, err);
+}
+
 /* Pull events until the end, at most until the turn's deadline and what stopping takes. */
 static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_turn_observer observe,
                  void *arg, struct cs_err *out_end)
 {
     struct cs_engine_event event;
     int64_t give_up = CS_NEVER;
+    bool quiet = false;
     enum cs_status rc;
 
     for (;;) {
         int64_t end = give_up != CS_NEVER ? give_up : cs_approval_deadline(turn);
         int64_t due = cs_approval_due(turn);
 
-        rc = cs_engine_turn_next(engine_turn, due < end ? due : end, &event, out_end);
+        rc = next_event(engine_turn, &quiet, due < end ? due : end, &event, out_end);
         if (rc == CS_TIMEOUT && due < end) {
             cs_err_clear(out_end);
             cs_approval_expire(turn);
@@ -115,7 +133,7 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
         if (observe != NULL)
             observe(arg, &event);
         if (event.type == CS_EVENT_DONE) {
-            *out_end = event.error;
+            *out_end = *event.error;
             return;
         }
     }

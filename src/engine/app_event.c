@@ -66,11 +66,18 @@ static void on_completed(struct cs_driver *driver, struct cs_engine_turn *turn,
     }
 }
 
-/* A patch begins. One whose id does not fit is not known when Codex asks about it. */
+/* A patch begins. One whose id does not fit, or that finds no memory, is not known when Codex asks
+ * about it. */
 static void keep_patch(struct cs_app_turn *state, const struct cs_json *item)
 {
     const char *id = cs_json_get_string(item, "id");
     if (!id || strlen(id) >= CS_CODEX_ID_MAX) {
+        return;
+    }
+    if (!state->patches) {
+        state->patches = calloc(CS_APP_PATCHES_MAX, sizeof(*state->patches));
+    }
+    if (!state->patches) {
         return;
     }
     struct cs_app_patch *patch = &state->patches[state->patch_count++ % CS_APP_PATCHES_MAX];
@@ -81,7 +88,7 @@ static void keep_patch(struct cs_app_turn *state, const struct cs_json *item)
 
 static const char *find_patch(const struct cs_app_turn *state, const char *item)
 {
-    for (size_t i = 0; item && i < CS_APP_PATCHES_MAX; i++) {
+    for (size_t i = 0; state->patches && item && i < CS_APP_PATCHES_MAX; i++) {
         if (state->patches[i].changes && strcmp(state->patches[i].item, item) == 0) {
             return state->patches[i].changes;
         }

@@ -193,20 +193,19 @@ static void write_input(struct cs_jsonw *w, const struct cs_engine_turn *turn,
 static void write_sandbox(struct cs_jsonw *w, const char *sandbox, const char *policy)
 {
     static const struct {
-        const char *sandbox, *type;
+        const char *sandbox, *plain;
     } kinds[] = {
-        {"read-only", "{\"type\":\"readOnly\""},
-        {"workspace-write", "{\"type\":\"workspaceWrite\""},
-        {"danger-full-access", "{\"type\":\"dangerFullAccess\""},
+        {"read-only", "{\"type\":\"readOnly\"}"},
+        {"workspace-write", "{\"type\":\"workspaceWrite\"}"},
+        {"danger-full-access", "{\"type\":\"dangerFullAccess\"}"},
     };
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         if (strcmp(sandbox, kinds[i].sandbox) != 0) {
             continue;
         }
-        char plain[64];
-        snprintf(plain, sizeof(plain), "%s}", kinds[i].type);
-        const char *json =
-            policy && strncmp(policy, kinds[i].type, strlen(kinds[i].type)) == 0 ? policy : plain;
+        size_t type = strlen(kinds[i].plain) - 1;
+        bool same = policy && strncmp(policy, kinds[i].plain, type) == 0;
+        const char *json = same ? policy : kinds[i].plain;
         cs_jsonw_raw(w, "sandboxPolicy", json, strlen(json));
     }
 }

@@ -196,9 +196,10 @@ static void on_down(struct cs_driver *driver)
 static void clear(struct cs_engine_turn *turn)
 {
     struct cs_app_turn *state = turn->state;
-    for (size_t i = 0; i < CS_APP_PATCHES_MAX; i++) {
+    for (size_t i = 0; state->patches && i < CS_APP_PATCHES_MAX; i++) {
         free(state->patches[i].changes);
     }
+    free(state->patches);
 }
 
 static void fini(struct cs_driver *driver)

@@ -49,7 +49,7 @@ struct cs_app_turn {
     enum cs_app_rung rung;
     bool resumed, spoke, preamble;
     char thread_id[CS_CODEX_ID_MAX], orphan[CS_CODEX_ID_MAX];
-    struct cs_app_patch patches[CS_APP_PATCHES_MAX]; /* the last that began; a ring */
+    struct cs_app_patch *patches; /* the last CS_APP_PATCHES_MAX that began, a ring; or NULL */
     size_t patch_count;
 };
 

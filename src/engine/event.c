@@ -16,11 +16,11 @@ enum {
     PROMPT_MAX = 1000000, /* bytes; Codex takes 1,048,576 characters */
 };
 
-/* An event that waits for the owner; its strings follow it. */
+/* An event that waits for the owner; its strings follow it, after the error if it has one. */
 struct cs_out_event {
     struct cs_out_event *next;
     struct cs_engine_event event;
-    char text[];
+    struct cs_err error[]; /* CS_EVENT_DONE: one */
 };
 
 static void free_message(struct cs_message_in *message)
@@ -90,24 +90,26 @@ void cs_turn_push(struct cs_engine_turn *turn, int kind, struct cs_json *json, c
 }
 
 /* Queue an event with room for its strings; NULL when the turn is done or without memory. */
-static struct cs_engine_event *add_event(struct cs_engine_turn *turn, enum cs_event_type type,
-                                         const char *text, size_t len, const char *detail)
+static struct cs_out_event *add_event(struct cs_engine_turn *turn, enum cs_event_type type,
+                                      const char *text, size_t len, const char *detail)
 {
     struct cs_out_event *out;
-    size_t detail_len = strlen(detail);
+    size_t detail_len = strlen(detail), errors = type == CS_EVENT_DONE ? 1 : 0;
+    char *strings;
 
     if (turn->done)
         return NULL;
-    out = malloc(sizeof *out + len + 1 + detail_len + 1);
+    out = malloc(sizeof *out + errors * sizeof *out->error + len + 1 + detail_len + 1);
     if (out == NULL) {
         turn->done = true;
         turn->out_of_memory = true;
         return NULL;
     }
+    strings = (char *)&out->error[errors];
     *out = (struct cs_out_event){.event = {.type = type,
-                                           .text = out->text,
+                                           .text = strings,
                                            .len = len,
-                                           .detail = out->text + len + 1,
+                                           .detail = strings + len + 1,
                                            .input = -1,
                                            .cached_input = -1,
                                            .output = -1,
@@ -115,12 +117,12 @@ static struct cs_engine_event *add_event(struct cs_engine_turn *turn, enum cs_ev
                                            .total_cached_input = -1,
                                            .total_output = -1}};
     if (len > 0)
-        memcpy(out->text, text, len);
-    out->text[len] = '\0';
-    memcpy(out->text + len + 1, detail, detail_len + 1);
+        memcpy(strings, text, len);
+    strings[len] = '\0';
+    memcpy(strings + len + 1, detail, detail_len + 1);
     *turn->out_tail = out;
     turn->out_tail = &out->next;
-    return &out->event;
+    return out;
 }
 
 void cs_turn_emit(struct cs_engine_turn *turn, enum cs_event_type type, const char *text,
@@ -132,10 +134,12 @@ void cs_turn_emit(struct cs_engine_turn *turn, enum cs_event_type type, const ch
 void cs_turn_emit_usage(struct cs_engine_turn *turn, const int64_t this_turn[3],
                         const int64_t totals[3])
 {
-    struct cs_engine_event *event = add_event(turn, CS_EVENT_USAGE, "", 0, "");
+    struct cs_out_event *out = add_event(turn, CS_EVENT_USAGE, "", 0, "");
+    struct cs_engine_event *event;
 
-    if (event == NULL)
+    if (out == NULL)
         return;
+    event = &out->event;
     event->input = this_turn[0];
     event->cached_input = this_turn[1];
     event->output = this_turn[2];
@@ -175,22 +179,25 @@ static void set_upstream(struct cs_err *err, const char *code, const char *said)
 void cs_turn_emit_done(struct cs_engine_turn *turn, enum cs_status status, const char *code,
                        const char *sentence)
 {
-    struct cs_engine_event *event = add_event(turn, CS_EVENT_DONE, "", 0, "");
+    struct cs_out_event *out = add_event(turn, CS_EVENT_DONE, "", 0, "");
 
-    if (event == NULL)
+    if (out == NULL)
         return;
     turn->done = true;
+    out->error[0] = (struct cs_err){.status = CS_OK};
+    out->event.error = out->error;
     if (status != CS_OK && is_cancelled(turn)) /* whatever Codex calls it */
-        (void)cs_err_set(&event->error, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
+        (void)cs_err_set(out->error, CS_CANCELLED, "turn_cancelled", "The turn was cancelled");
     else if (status == CS_UPSTREAM)
-        set_upstream(&event->error, code, sentence);
+        set_upstream(out->error, code, sentence);
     else if (status != CS_OK)
-        (void)cs_err_set(&event->error, status, code, "%s", sentence);
+        (void)cs_err_set(out->error, status, code, "%s", sentence);
 }
 
 /* Hand the oldest event to the owner; false if there is none. */
 static bool take_event(struct cs_engine_turn *turn, struct cs_engine_event *out_event)
 {
+    static const struct cs_err no_mem = {CS_NO_MEM, "out_of_memory", "out of memory"};
     struct cs_out_event *out = turn->out_head;
 
     if (out != NULL) {
@@ -203,8 +210,8 @@ static bool take_event(struct cs_engine_turn *turn, struct cs_engine_event *out_
     }
     if (!turn->out_of_memory)
         return false;
-    *out_event = (struct cs_engine_event){.type = CS_EVENT_DONE, .text = "", .detail = ""};
-    (void)cs_err_nomem(&out_event->error);
+    *out_event =
+        (struct cs_engine_event){.type = CS_EVENT_DONE, .text = "", .detail = "", .error = &no_mem};
     return true;
 }
 

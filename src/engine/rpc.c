@@ -12,6 +12,7 @@
 
 #define SUPERVISOR_STACK ((size_t)128 * 1024)
 #define TEXT_MAX         ((size_t)64 * 1024 * 1024)
+#define LINE_USUAL       ((size_t)1500) /* holds a request with a short prompt */
 #define METHOD_NOT_FOUND "\"error\":{\"code\":-32601,\"message\":\"method not found\"}"
 
 /* Lines. */
@@ -77,7 +78,11 @@ void cs_codex_line(char *text, size_t len, struct cs_codex_line *out)
 
 void cs_codex_id(char out[CS_CODEX_ID_MAX], const char *id)
 {
-    snprintf(out, CS_CODEX_ID_MAX, "%s", id ? id : "");
+    size_t len = id ? strnlen(id, CS_CODEX_ID_MAX - 1) : 0;
+    if (len > 0) {
+        memcpy(out, id, len);
+    }
+    out[len] = '\0';
 }
 
 size_t cs_codex_hash(const char *id)
@@ -120,6 +125,7 @@ int64_t cs_rpc_request(struct cs_link *link, struct cs_buf *line, struct cs_json
                        const char *method)
 {
     int64_t id = cs_link_next_id(link);
+    (void)cs_buf_reserve(line, LINE_USUAL); /* grow once */
     cs_jsonw_init(w, line);
     cs_jsonw_object(w, NULL);
     cs_jsonw_string(w, "jsonrpc", "2.0");

@@ -48,6 +48,7 @@ struct cs_engine_turn {
     int step;
     bool cancelled;
     char text[64], detail[32];
+    struct cs_err error;
 };
 
 static void copy(char *out, size_t cap, const char *text)
@@ -142,11 +143,14 @@ static void event_text(struct cs_engine_turn *turn, struct cs_engine_event *even
     event->len = strlen(turn->text);
 }
 
-static void event_end(struct cs_engine_event *event, enum cs_status status, const char *code)
+static void event_end(struct cs_engine_turn *turn, struct cs_engine_event *event,
+                      enum cs_status status, const char *code)
 {
+    turn->error = (struct cs_err){.status = CS_OK};
     event->type = CS_EVENT_DONE;
+    event->error = &turn->error;
     if (status != CS_OK)
-        cs_err_set(&event->error, status, code, "codex says %s", code);
+        cs_err_set(&turn->error, status, code, "codex says %s", code);
 }
 
 /* All that Codex may report on its way to an answer. */
@@ -208,13 +212,13 @@ static void last_step(struct cs_engine_turn *turn, struct cs_engine_event *event
     if (turn->script == ASK && ask_owner(turn, event))
         return;
     if (turn->script == FAIL)
-        event_end(event, CS_UPSTREAM, "codex_error");
+        event_end(turn, event, CS_UPSTREAM, "codex_error");
     else if (turn->script == REFUSE_MODEL && turn->request.model != NULL)
-        event_end(event, CS_UPSTREAM, "model_not_found");
+        event_end(turn, event, CS_UPSTREAM, "model_not_found");
     else if (turn->step == 2 && turn->script != TALK && turn->script != ASK)
         event_text(turn, event, CS_EVENT_MESSAGE, "the answer");
     else
-        event_end(event, CS_OK, NULL);
+        event_end(turn, event, CS_OK, NULL);
 }
 
 /* Whether Codex has nothing to say, with the mutex. */
@@ -257,7 +261,7 @@ enum cs_status cs_engine_turn_next(struct cs_engine_turn *turn, int64_t deadline
         event_text(turn, &event, CS_EVENT_STARTED, id);
         event.detail = turn->request.model != NULL ? turn->request.model : "codex-own";
     } else if (turn->cancelled) {
-        event_end(&event, CS_CANCELLED, "turn_cancelled");
+        event_end(turn, &event, CS_CANCELLED, "turn_cancelled");
     } else {
         last_step(turn, &event);
     }

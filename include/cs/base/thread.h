@@ -25,4 +25,7 @@ bool cs_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t deadline
 CS_MUST_USE enum cs_status cs_thread_start(pthread_t *out_thread, const char *name, size_t stack,
                                            void *(*run)(void *), void *arg, struct cs_err *err);
 
+/** Give back the memory of this thread's stack that lies below the caller: before a long wait. */
+void cs_stack_release(void);
+
 #endif

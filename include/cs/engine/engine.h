@@ -130,11 +130,11 @@ struct cs_engine_event {
     int64_t input, cached_input, output; /* CS_EVENT_USAGE: of this turn; -1 unknown */
     int64_t total_input, total_cached_input,
         total_output; /* CS_EVENT_USAGE: of the thread; -1 unknown */
-    struct cs_err
-        error; /* CS_EVENT_DONE: status CS_OK, or CS_UPSTREAM (codes "codex_error",
-                  "model_not_found", "codex_auth", "codex_rate_limited", "context_window_exceeded",
-                  "codex_died", "reply_too_large", "codex_protocol"), CS_UNAVAILABLE
-                  "codex_unavailable", CS_CANCELLED "turn_cancelled", CS_NO_MEM */
+    /* NULL but for CS_EVENT_DONE, valid as long as the text: status CS_OK, or CS_UPSTREAM (codes
+     * "codex_error", "model_not_found", "codex_auth", "codex_rate_limited",
+     * "context_window_exceeded", "codex_died", "reply_too_large", "codex_protocol"), CS_UNAVAILABLE
+     * "codex_unavailable", CS_CANCELLED "turn_cancelled", CS_NO_MEM */
+    const struct cs_err *error;
 };
 
 struct cs_engine_turn;

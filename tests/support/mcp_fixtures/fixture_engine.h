@@ -31,6 +31,7 @@ struct cs_engine_turn {
     int step, asks;
     int answered;
     bool cancelled;
+    struct cs_err error; /* how it ended */
 };
 
 const char *cs_engine_kind_name(enum cs_engine_kind kind)
@@ -121,7 +122,8 @@ static void next_event(struct cs_engine_turn *turn, struct cs_engine_event *even
         event->detail = "model";
     } else if (turn->cancelled) {
         event->type = CS_EVENT_DONE;
-        (void)cs_err_set(&event->error, CS_CANCELLED, "turn_cancelled", "It was cancelled");
+        event->error = &turn->error;
+        (void)cs_err_set(&turn->error, CS_CANCELLED, "turn_cancelled", "It was cancelled");
     } else if (step < 2 + asks) {
         snprintf(turn->id, sizeof turn->id, "%d patch", step - 1);
         say(event, CS_EVENT_APPROVAL, "{\"changes\":[{\"path\":\"/tmp/file\",\"kind\":{}}]}");
@@ -130,8 +132,9 @@ static void next_event(struct cs_engine_turn *turn, struct cs_engine_event *even
         say(event, CS_EVENT_MESSAGE, turn->prompt);
     } else {
         event->type = CS_EVENT_DONE;
+        event->error = &turn->error;
         if (step == 2)
-            (void)cs_err_set(&event->error, CS_UPSTREAM, "codex_error", "It fails by intention");
+            (void)cs_err_set(&turn->error, CS_UPSTREAM, "codex_error", "It fails by intention");
     }
 }
 

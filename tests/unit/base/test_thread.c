@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -47,6 +49,52 @@ static void a_thread_has_its_name_stack_and_mask(void **state)
     sigset_t mask;
     (void)pthread_sigmask(SIG_SETMASK, NULL, &mask);
     assert_int_equal(sigismember(&mask, SIGTERM), 0);
+}
+
+/* What the frames of a long way left behind. */
+static __attribute__((noinline)) uintptr_t dive(void)
+{
+    volatile char deep[65536];
+    for (size_t i = 0; i < sizeof deep; i++)
+        deep[i] = 1;
+    return (uintptr_t)&deep[sizeof deep / 4];
+}
+
+static bool is_resident(uintptr_t at)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char seen = 0;
+    assert_int_equal(mincore((char *)(at / page * page), 1, &seen), 0);
+    return (seen & 1) != 0;
+}
+
+static void *dive_and_release(void *arg)
+{
+    bool *resident = arg;
+    volatile char kept[20000];
+    for (size_t i = 0; i < sizeof kept; i++)
+        kept[i] = (char)i;
+    uintptr_t deep = dive();
+    resident[0] = is_resident(deep);
+    cs_stack_release();
+    resident[1] = is_resident(deep);
+    for (size_t i = 0; i < sizeof kept; i++)
+        resident[2] = resident[2] || kept[i] != (char)i;
+    return arg;
+}
+
+static void a_stack_that_is_not_needed_is_given_back(void **state)
+{
+    (void)state;
+    bool resident[3] = {false, true, false}; /* before, after; the last: what is in use changed */
+    pthread_t thread;
+    assert_int_equal(cs_thread_start(&thread, "diver", 262144, dive_and_release, resident, NULL),
+                     CS_OK);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(resident[0]);
+    assert_false(resident[1]);
+    assert_false(resident[2]);
+    cs_stack_release(); /* of the first thread: nothing */
 }
 
 static void a_stack_that_is_too_small_is_raised(void **state)
@@ -142,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_thread_has_its_name_stack_and_mask),
+        cmocka_unit_test(a_stack_that_is_not_needed_is_given_back),
         cmocka_unit_test(a_stack_that_is_too_small_is_raised),
         cmocka_unit_test(an_impossible_stack_is_an_error),
         cmocka_unit_test(every_failed_allocation_is_reported),

@@ -92,7 +92,7 @@ static void events_come_in_order_and_end_with_done(void **state)
     assert_string_equal(event.text, "two");
     assert_int_equal(next(turn, 0, &event), CS_OK);
     assert_int_equal(event.type, CS_EVENT_DONE);
-    assert_int_equal(event.error.status, CS_OK);
+    assert_int_equal(event.error->status, CS_OK);
     assert_int_equal(next(turn, 0, &event), CS_INTERNAL);
     assert_int_equal(driver.steps, 4); /* nothing is stepped after the end */
     cs_engine_turn_free(turn);
@@ -178,7 +178,7 @@ static void a_flood_of_what_cannot_be_dropped_fails_the_turn(void **state)
     assert_int_equal(next(turn, 0, &event), CS_OK);
     assert_int_equal(next(turn, 0, &event), CS_OK);
     assert_int_equal(event.type, CS_EVENT_DONE);
-    assert_string_equal(event.error.code, "reply_too_large");
+    assert_string_equal(event.error->code, "reply_too_large");
     cs_engine_turn_free(turn);
 }
 
@@ -202,7 +202,7 @@ static void a_reply_of_the_server_is_reduced_to_its_sentence(void **state)
         turn->begun = true;
         cs_turn_emit_done(turn, CS_UPSTREAM, "codex_error", cases[i][0]);
         assert_int_equal(next(turn, 0, &event), CS_OK);
-        assert_string_equal(event.error.msg, cases[i][1]);
+        assert_string_equal(event.error->msg, cases[i][1]);
         cs_engine_turn_free(turn);
     }
 }
@@ -223,8 +223,8 @@ static void a_turn_that_codex_does_not_stop_is_given_up_after_three_seconds(void
     assert_int_equal(driver.cancels, 1);
     assert_int_equal(next(turn, 10000, &event), CS_OK);
     assert_int_equal(event.type, CS_EVENT_DONE);
-    assert_int_equal(event.error.status, CS_CANCELLED);
-    assert_string_equal(event.error.code, "turn_cancelled");
+    assert_int_equal(event.error->status, CS_CANCELLED);
+    assert_string_equal(event.error->code, "turn_cancelled");
     assert_true(cs_mono_ms() - start >= 2990 && cs_mono_ms() - start < 4000);
     cs_engine_turn_free(turn);
     assert_int_equal(driver.cancels, 1);
@@ -241,7 +241,7 @@ static void after_a_cancel_any_failure_counts_as_cancelled(void **state)
     cs_engine_turn_cancel(turn);
     push(turn, "bad");
     assert_int_equal(next(turn, 1000, &event), CS_OK);
-    assert_int_equal(event.error.status, CS_CANCELLED);
+    assert_int_equal(event.error->status, CS_CANCELLED);
     cs_engine_turn_free(turn);
 }
 
@@ -256,7 +256,7 @@ static void a_turn_that_ended_well_in_spite_of_a_cancel_is_well(void **state)
     cs_engine_turn_cancel(turn);
     push(turn, "end");
     assert_int_equal(next(turn, 1000, &event), CS_OK);
-    assert_int_equal(event.error.status, CS_OK);
+    assert_int_equal(event.error->status, CS_OK);
     cs_engine_turn_free(turn);
 }
 
@@ -269,7 +269,7 @@ static void a_turn_cancelled_before_it_began_never_begins(void **state)
     (void)state;
     cs_engine_turn_cancel(turn);
     assert_int_equal(next(turn, 1000, &event), CS_OK);
-    assert_int_equal(event.error.status, CS_CANCELLED);
+    assert_int_equal(event.error->status, CS_CANCELLED);
     cs_engine_turn_free(turn);
     assert_int_equal(driver.steps + driver.cancels + driver.detaches, 0);
 }
@@ -299,7 +299,7 @@ static void one_turn_with_failures(void *arg)
         count++;
     }
     whole = !fault_hit();
-    assert_int_equal(event.error.status, whole ? CS_OK : CS_NO_MEM);
+    assert_int_equal(event.error->status, whole ? CS_OK : CS_NO_MEM);
     assert_true(!whole || count == 3);
     cs_turn_fini(turn);
     memset(turn, 0, sizeof *turn);

@@ -85,7 +85,7 @@ static void note(struct outcome *outcome, const struct cs_engine_event *event)
         snprintf(outcome->message, sizeof outcome->message, "%s", event->text);
         break;
     case CS_EVENT_DONE:
-        outcome->error = event->error;
+        outcome->error = *event->error;
         break;
     case CS_EVENT_DELTA:
     case CS_EVENT_APPROVAL:

@@ -224,9 +224,9 @@ static void assert_done(enum cs_status status, const char *code)
     while ((type = next(10000)) != CS_EVENT_DONE) {
         assert_int_not_equal(type, -1);
     }
-    assert_int_equal(event.error.status, status);
+    assert_int_equal(event.error->status, status);
     if (code) {
-        assert_string_equal(event.error.code, code);
+        assert_string_equal(event.error->code, code);
     }
 }
 
@@ -259,7 +259,7 @@ static void a_handshake_without_end_is_bounded(void **state)
     begin(NULL);
     set_limit(&link_of_turn()->handshake_ms, 50);
     assert_done(CS_UNAVAILABLE, "codex_unavailable");
-    assert_non_null(strstr(event.error.msg, "in 50 ms"));
+    assert_non_null(strstr(event.error->msg, "in 50 ms"));
     assert_true(hand_await(1, "initialize")->stopped);
 }
 
@@ -269,7 +269,7 @@ static void a_child_that_cannot_be_started_is_unavailable(void **state)
     hand_refuse = true;
     begin(NULL);
     assert_done(CS_UNAVAILABLE, "codex_unavailable");
-    assert_non_null(strstr(event.error.msg, "no children today"));
+    assert_non_null(strstr(event.error->msg, "no children today"));
 }
 
 static void a_reply_to_nobody_is_ignored(void **state)
@@ -399,7 +399,7 @@ static void a_child_that_hangs_is_replaced(void **state)
     assert_int_equal(next(0), CS_EVENT_THREAD);
     assert_int_equal(next(0), -1); /* turn/start was sent */
     assert_done(CS_UPSTREAM, "codex_died");
-    assert_non_null(strstr(event.error.msg, "said nothing for 40 ms"));
+    assert_non_null(strstr(event.error->msg, "said nothing for 40 ms"));
     assert_true(child->stopped);
     hand_end(child, 0, false, "");
     cs_engine_turn_free(turn);
@@ -489,7 +489,7 @@ static void a_turn_that_failed_without_a_reason_has_a_sentence(void **state)
         child,
         "{\"method\":\"turn/completed\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"u\"}}}");
     assert_done(CS_UPSTREAM, "codex_error");
-    assert_true(strlen(event.error.msg) > 0);
+    assert_true(strlen(event.error->msg) > 0);
 }
 
 static void a_thread_that_codex_unloads_is_resumed(void **state)
@@ -567,7 +567,7 @@ static void an_mcp_error_has_its_sentence(void **state)
     assert_sent(child, "\"model\":\"m\"");
     hand_say(child, "{\"id\":2,\"error\":{\"code\":-32602,\"message\":\"bad arguments\"}}");
     assert_done(CS_UPSTREAM, "codex_error");
-    assert_string_equal(event.error.msg, "bad arguments");
+    assert_string_equal(event.error->msg, "bad arguments");
 }
 
 /* A whole turn, answered by hand; ends in any way, but ends. */

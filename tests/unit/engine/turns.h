@@ -321,10 +321,10 @@ static inline void note_event(struct outcome *outcome, const struct cs_engine_ev
         break;
     case CS_EVENT_DONE:
         outcome->done = true;
-        outcome->status = event->error.status;
+        outcome->status = event->error->status;
         snprintf(outcome->code, sizeof(outcome->code), "%s",
-                 event->error.code ? event->error.code : "");
-        snprintf(outcome->why, sizeof(outcome->why), "%s", event->error.msg);
+                 event->error->code ? event->error->code : "");
+        snprintf(outcome->why, sizeof(outcome->why), "%s", event->error->msg);
         break;
     }
 }

@@ -172,8 +172,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_check_for_scans_sees_one, setup_store, teardown),
         cmocka_unit_test_setup_teardown(no_statement_scans_a_table, setup_store, teardown),
-        cmocka_unit_test_setup_teardown(a_reader_prepares_what_it_needs_and_nothing_that_writes, setup_store,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(a_reader_prepares_what_it_needs_and_nothing_that_writes,
+                                        setup_store, teardown),
         cmocka_unit_test_setup_teardown(the_migrations_build_what_the_schema_documents, setup_store,
                                         teardown),
     };
