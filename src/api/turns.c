@@ -124,6 +124,7 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
         cs_stale_note(rq);
     if (rc != CS_OK)
         return rc;
+    cs_req_drop_body(rq); /* the turn has its own copy of what it needs */
     memcpy(rq->tid, tid, sizeof rq->tid);
     if (turn != NULL) {
         rq->stale = cs_turn_stale(turn);
