@@ -15,7 +15,7 @@
 
 #define VALUE_MAX   4096
 #define LINE_CAP    32768
-#define SECRETS_MAX 16
+#define SECRETS_MAX 256
 #define SECRET_MIN  6
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};

@@ -147,7 +147,8 @@ enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fres
                               struct cs_buf *out_ignored, struct cs_err *err)
 {
     struct cs_config *old = atomic_load(&core->config), *next = NULL;
-    struct cs_buf unheard;
+    struct cs_buf unheard, *ignored = out_ignored != NULL ? out_ignored : &unheard;
+    bool restart = false;
     enum cs_status rc;
 
     if (core->old_count == sizeof core->old_configs / sizeof core->old_configs[0])
@@ -156,7 +157,11 @@ enum cs_status cs_core_reload(struct cs_core *core, const struct cs_config *fres
     cs_buf_init(&unheard, 4096);
     rc = config_copy(old, &next, err);
     if (rc == CS_OK)
-        rc = cs_config_reload(next, fresh, out_ignored != NULL ? out_ignored : &unheard, err);
+        rc = cs_config_reload(next, fresh, ignored, err);
+    if (rc == CS_OK)
+        rc = cs_sync_reload(core, old, next, &restart, err);
+    if (restart)
+        cs_buf_addf(ignored, "%sredisUrl", ignored->len > 0 ? "," : "");
     cs_buf_fini(&unheard);
     if (rc != CS_OK) {
         config_free(next);

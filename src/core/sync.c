@@ -19,14 +19,20 @@
 #define TOMBS_MAX 100000                  /* deletions that wait to be told */
 #define HOST_ROWS 8192                    /* newest messages that are looked at for hosts */
 
-/* Everything about replication that outlives a call. */
-struct cs_sync_part {
+/* Where Redis is. */
+struct target {
     struct cs_redis_endpoint endpoint;
     struct cs_redis_options redis;
     char url[300];
+    struct target *older; /* it may still be in use */
+};
+
+/* Everything about replication that outlives a call. */
+struct cs_sync_part {
     char host[64];
 
     pthread_mutex_t mutex; /* guards what follows */
+    struct target *target;
     struct cs_sync_host hosts[HOSTS_MAX];
     size_t host_count;
 };
@@ -671,34 +677,100 @@ static enum cs_status remember_hosts(struct cs_core *core, struct cs_err *err)
 
 /* ---- life ---- */
 
-static enum cs_status reach(struct cs_sync_part *part, const struct cs_core_parts *parts,
-                            struct cs_err *err)
+static enum cs_status target_new(const struct cs_config *config, struct target **out_target,
+                                 struct cs_err *err)
 {
+    struct target *target = calloc(1, sizeof *target);
     struct cs_buf shown;
     enum cs_status rc;
 
-    if (parts->redis != NULL) {
-        part->redis = *parts->redis;
-        return CS_OK;
+    if (target == NULL)
+        return cs_err_nomem(err);
+    rc = cs_redis_endpoint_parse(config->redis_url, config->redis_token, &target->endpoint, err);
+    if (rc != CS_OK) {
+        free(target);
+        return rc;
     }
-    rc = cs_redis_endpoint_parse(parts->config->redis_url, parts->config->redis_token,
-                                 &part->endpoint, err);
+    target->redis.endpoint = &target->endpoint;
+    target->redis.ca_file = config->redis_ca;
+    cs_buf_init(&shown, sizeof target->url - 1);
+    cs_redis_endpoint_show(&target->endpoint, &shown);
+    if (shown.data != NULL)
+        (void)snprintf(target->url, sizeof target->url, "%s", shown.data);
+    cs_buf_fini(&shown);
+    *out_target = target;
+    return CS_OK;
+}
+
+/* The first Redis; tests bring their own. */
+static enum cs_status reach(struct cs_core *core, const struct cs_core_parts *parts,
+                            struct cs_err *err)
+{
+    struct cs_sync_part *part = core->sync;
+
+    if (parts->redis == NULL)
+        return target_new(cs_core_config(core), &part->target, err);
+    part->target = calloc(1, sizeof *part->target);
+    if (part->target == NULL)
+        return cs_err_nomem(err);
+    part->target->redis = *parts->redis;
+    return CS_OK;
+}
+
+static bool is_same(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* Into @next what @old says of Redis. */
+static enum cs_status keep_redis(const struct cs_config *old, struct cs_config *next,
+                                 struct cs_err *err)
+{
+    const char *const from[] = {old->redis_url, old->redis_token, old->redis_ca};
+    char **const to[] = {&next->redis_url, &next->redis_token, &next->redis_ca};
+    size_t i;
+
+    for (i = 0; i < sizeof from / sizeof *from; i++) {
+        char *copy = from[i] != NULL ? strdup(from[i]) : NULL;
+
+        if (from[i] != NULL && copy == NULL)
+            return cs_err_nomem(err);
+        free(*to[i]);
+        *to[i] = copy;
+    }
+    return CS_OK;
+}
+
+enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
+                              struct cs_config *next, bool *out_restart, struct cs_err *err)
+{
+    struct cs_sync_part *part = core->sync;
+    struct target *target;
+    enum cs_status rc;
+
+    *out_restart = false;
+    if (is_same(old->redis_url, next->redis_url) && is_same(old->redis_token, next->redis_token) &&
+        is_same(old->redis_ca, next->redis_ca))
+        return CS_OK;
+    if (old->redis_url == NULL || next->redis_url == NULL || part == NULL) {
+        *out_restart = true;
+        return keep_redis(old, next, err);
+    }
+    rc = target_new(next, &target, err);
     if (rc != CS_OK)
         return rc;
-    part->redis.endpoint = &part->endpoint;
-    part->redis.ca_file = parts->config->redis_ca;
-    cs_buf_init(&shown, sizeof part->url - 1);
-    cs_redis_endpoint_show(&part->endpoint, &shown);
-    if (shown.data != NULL)
-        (void)snprintf(part->url, sizeof part->url, "%s", shown.data);
-    cs_buf_fini(&shown);
+    pthread_mutex_lock(&part->mutex);
+    target->older = part->target;
+    part->target = target;
+    pthread_mutex_unlock(&part->mutex);
+    cs_mirror_redirect(core->mirror, &target->redis);
     return CS_OK;
 }
 
 static enum cs_status make_mirror(struct cs_core *core, bool no_thread, struct cs_err *err)
 {
     struct cs_mirror_options options = {
-        .redis = &core->sync->redis,
+        .redis = &core->sync->target->redis,
         .port =
             {
                 .arg = core,
@@ -736,7 +808,7 @@ enum cs_status cs_sync_start(struct cs_core *core, const struct cs_core_parts *p
     pthread_mutex_init(&part->mutex, NULL);
     core->sync = part;
     cs_core_host_name(parts->config, part->host);
-    rc = reach(part, parts, err);
+    rc = reach(core, parts, err);
     if (rc == CS_OK)
         rc = remember_hosts(core, err);
     if (rc == CS_OK)
@@ -748,11 +820,17 @@ enum cs_status cs_sync_start(struct cs_core *core, const struct cs_core_parts *p
 
 void cs_sync_stop(struct cs_core *core)
 {
+    struct target *target;
+
     if (core->sync == NULL)
         return;
     cs_mirror_stop(core->mirror, cs_mono_ms() + STOP_MS);
     cs_mirror_free(core->mirror);
-    cs_redis_endpoint_fini(&core->sync->endpoint);
+    while ((target = core->sync->target) != NULL) {
+        core->sync->target = target->older;
+        cs_redis_endpoint_fini(&target->endpoint);
+        free(target);
+    }
     pthread_mutex_destroy(&core->sync->mutex);
     free(core->sync);
     core->sync = NULL;
@@ -928,8 +1006,8 @@ enum cs_status cs_core_sync_status(struct cs_core *core, struct cs_sync_status *
         return rc;
     }
     cs_mirror_figures(core->mirror, &status.mirror);
-    (void)snprintf(status.url, sizeof status.url, "%s", part->url);
     pthread_mutex_lock(&part->mutex);
+    (void)snprintf(status.url, sizeof status.url, "%s", part->target->url);
     memcpy(status.hosts, part->hosts, part->host_count * sizeof *part->hosts);
     status.host_count = part->host_count;
     pthread_mutex_unlock(&part->mutex);

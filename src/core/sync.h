@@ -11,6 +11,12 @@
 /** Make the mirror as @config says and start it. core->sync stays NULL without Redis. */
 CS_MUST_USE enum cs_status cs_sync_start(struct cs_core *core, const struct cs_core_parts *parts,
                                          struct cs_err *err);
+/** Go to the Redis of the settings @next that come after @old, if it is another one. Where there
+ * was none, or is to be none, @next gets the old settings back and *out_restart is set. @next must
+ * outlive the mirror. CS_INVALID: they cannot be used, and nothing has changed. */
+CS_MUST_USE enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
+                                          struct cs_config *next, bool *out_restart,
+                                          struct cs_err *err);
 /** Offer what is unsent, then end the threads. */
 void cs_sync_stop(struct cs_core *core);
 

@@ -195,7 +195,9 @@ static void reload(struct daemon *daemon, const struct cs_verb_input *input)
         return;
     }
     cs_buf_init(&ignored, 4096);
-    rc = cs_core_reload(daemon->core, &fresh, &ignored, &err);
+    rc = check_settings(&fresh, &err); /* and hide what is secret in them */
+    if (rc == CS_OK)
+        rc = cs_core_reload(daemon->core, &fresh, &ignored, &err);
     if (rc == CS_OK)
         rc = cs_log_level_parse(fresh.log_level, &level, &err);
     if (rc == CS_OK) {

@@ -214,6 +214,7 @@ static void take_users(const struct cs_mirror *mirror, struct users *users)
 /* Wait until there is something to listen for, @until at the earliest. False at the end. */
 static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
 {
+    const struct cs_redis_options *target;
     bool stopping;
 
     free(users->text);
@@ -230,9 +231,13 @@ static bool await(struct cs_mirror *mirror, int64_t until, struct users *users)
     }
     mirror->bell_now = false;
     stopping = mirror->stopping;
+    target = mirror->bell_target;
+    mirror->bell_target = NULL;
     if (!stopping)
         take_users(mirror, users);
     pthread_mutex_unlock(&mirror->mutex);
+    if (target != NULL)
+        cs_redis_redirect(mirror->bell, target);
     return !stopping;
 }
 

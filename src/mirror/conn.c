@@ -71,6 +71,14 @@ void cs_redis_close(struct cs_redis *redis)
         redis->scripts[i].loaded = false;
 }
 
+void cs_redis_redirect(struct cs_redis *redis, const struct cs_redis_options *options)
+{
+    cs_redis_close(redis);
+    redis->options.endpoint = options->endpoint;
+    redis->options.ca_file = options->ca_file;
+    redis->headers = CS_HEADERS_UNKNOWN;
+}
+
 void cs_redis_free(struct cs_redis *redis)
 {
     if (!redis)

@@ -246,6 +246,34 @@ static enum cs_status refresh_follows(struct cs_mirror *mirror, struct cs_err *e
 
 /* ---- connecting ---- */
 
+void cs_mirror_redirect(struct cs_mirror *mirror, const struct cs_redis_options *redis)
+{
+    pthread_mutex_lock(&mirror->mutex);
+    mirror->target = mirror->bell_target = redis;
+    mirror->woken = true;
+    pthread_cond_broadcast(&mirror->work);
+    pthread_mutex_unlock(&mirror->mutex);
+    cs_redis_interrupt(mirror->bell); /* it may be blocked for minutes */
+}
+
+/* Before a step: go to another Redis, if there is one. What is known of the old one does not hold
+ * there. */
+static void follow_target(struct cs_mirror *mirror)
+{
+    const struct cs_redis_options *target;
+
+    pthread_mutex_lock(&mirror->mutex);
+    target = mirror->target;
+    mirror->target = NULL;
+    pthread_mutex_unlock(&mirror->mutex);
+    if (target == NULL)
+        return;
+    cs_redis_redirect(mirror->redis, target);
+    cs_backoff_reset(&mirror->backoff);
+    cs_err_clear(&mirror->full);
+    mirror->push_after = mirror->full_at = 0;
+}
+
 static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, struct cs_err *err)
 {
     struct cs_held *held;
@@ -825,9 +853,11 @@ static enum cs_status do_step(struct cs_mirror *mirror, bool full, struct cs_err
 {
     bool waited;
     bool fresh = false;
-    enum cs_status rc = connect_redis(mirror, &fresh, err);
     int64_t now = cs_mono_ms();
+    enum cs_status rc;
 
+    follow_target(mirror);
+    rc = connect_redis(mirror, &fresh, err);
     mirror->again_at = 0;
     if (full)
         mirror->push_after = 0; /* asked for: try whether there is room now */

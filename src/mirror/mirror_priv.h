@@ -88,6 +88,7 @@ struct cs_mirror {
     pthread_mutex_t mutex; /* guards what follows, and follows[].rung */
     pthread_cond_t work, answered;
     bool woken, stopping, bell_stale;
+    const struct cs_redis_options *target, *bell_target; /* to go to; NULL: no other one */
     bool bell_now; /* the mirror has a new connection: the bell need not wait for its next try */
     bool ended;    /* the stepping thread is at its end */
     struct cs_ask *asks, **asks_end;

@@ -1,6 +1,7 @@
 """Where Redis is, said in each of the ways there are; and what is shown of it."""
 
 import json
+import signal
 
 import pytest
 from support.daemon import instant_codex
@@ -136,6 +137,76 @@ def test_a_user_with_a_password_is_let_in_and_nobody_sees_the_password(make_daem
         wait_until(lambda: state(host)["state"] == "auth", "it is not let in", 20)
         assert sync(host).status == 503 and PASSWORD not in sync(host).text
         is_told_to_nobody(host)
+
+
+# ---- another one ----
+
+
+def set_redis(host, redis_url):
+    file = host.folder / "settings.json"
+    file.write_text(json.dumps({"redisUrl": redis_url} if redis_url else {}))
+    file.chmod(0o600)
+    return file
+
+
+def reload(host, redis_url, word):
+    """Put it into the file of settings and have that read; wait until the log says `word` once more."""
+    set_redis(host, redis_url)
+    before = host.log().count(word)
+    host.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: host.log().count(word) > before, f"it says {word}", 15)
+
+
+@pytest.fixture
+def movable(make_daemon):
+    """A function that starts a host whose file of settings names Redis."""
+
+    def make(name, redis_url):
+        host = make_daemon(name, codex=instant_codex(), engine="app-server")
+        host.folder.mkdir(parents=True, exist_ok=True)
+        host.args += ["--user", "anna", "--host-name", name, "--config", str(set_redis(host, redis_url))]
+        return host.start()
+
+    return make
+
+
+def test_another_redis_is_gone_to_without_a_restart(movable, make_host, redis, tmp_path):
+    with Redis(tmp_path / "second") as second:
+        second.call("ACL", "SETUSER", "daemon", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        first_host, second_host = make_host("one"), make_host("two", url=second.url)
+        host = movable("moves", redis.url)
+        sid = host.ask("before")["sessionId"]
+        on(first_host, sid, 2)
+        reload(host, f"redis://daemon:{PASSWORD}@127.0.0.1:{second.port}", "event=reloaded")
+        wait_until(lambda: (state(host)["url"], state(host)["state"]) == (second.url, "online"), "it is there", 15)
+        on(second_host, sid, 2)  # what it had, it told there
+        other = second_host.ask("there")["sessionId"]
+        on(host, other, 2)  # its doorbell is there, too
+        host.go_on(sid, "after")
+        alike(host, second_host, sid=sid, count=4)
+        assert len(in_redis(redis, sid, 2)["messages"]) == 2  # the first one hears no more
+        is_told_to_nobody(host)
+        assert host.health()["redis"] == "online"
+
+
+def test_another_redis_that_cannot_be_is_refused_and_the_old_one_kept(movable, redis):
+    host = movable("stays", redis.url)
+    wait_until(lambda: state(host)["state"] == "online", "it is online", 15)
+    for url in (f"redis://anna:{PASSWORD}@", f"https://anna:{PASSWORD}@calm-cod-1.upstash.io"):
+        reload(host, url, "event=reload_refused")
+    reload(host, None, "needs_restart=redisUrl")
+    sid = host.ask("one")["sessionId"]
+    in_redis(redis, sid, 2)
+    assert state(host)["url"] == redis.url
+    is_told_to_nobody(host)
+
+
+def test_a_first_redis_needs_a_restart(movable, redis):
+    host = movable("alone", None)
+    reload(host, redis.url, "needs_restart=redisUrl")
+    assert host.health()["redis"] == "off" and host.ask("one")["success"] is True
+    host.restart()
+    wait_until(lambda: state(host)["state"] == "online", "it is online", 15)
 
 
 # ---- none ----

@@ -66,10 +66,10 @@
       "streams that may be open at once; at most as many as requests that may wait")               \
     X(INT, heartbeat_ms, "heartbeat-ms", 15000, 100, 600000, 0, 1,                                 \
       "a stream without an event gets a comment after so long")                                    \
-    X(STR, redis_url, "redis-url", NULL, 1, 4000, 1, 0,                                            \
+    X(STR, redis_url, "redis-url", NULL, 1, 4000, 1, 1,                                            \
       "Redis or Upstash URL (unset: this host only)")                                              \
-    X(STR, redis_token, "redis-token", NULL, 1, 4000, 1, 0, "Upstash token")                       \
-    X(STR, redis_ca, "redis-ca", NULL, 1, 4000, 0, 0,                                              \
+    X(STR, redis_token, "redis-token", NULL, 1, 4000, 1, 1, "Upstash token")                       \
+    X(STR, redis_ca, "redis-ca", NULL, 1, 4000, 0, 1,                                              \
       "file of the CAs that Redis's certificate is checked against (default: the system's)")       \
     X(STR, host_name, "host-name", NULL, 1, 63, 0, 0,                                              \
       "name of this host in messages that others see (default: the system's)")                     \

@@ -174,6 +174,10 @@ void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline);
 /** NULL is a no-op. */
 void cs_mirror_free(struct cs_mirror *mirror);
 
+/** Any thread: there is another Redis, or another way to it. @redis must outlive the mirror. All is
+ * compared with what is there. Never blocks. */
+void cs_mirror_redirect(struct cs_mirror *mirror, const struct cs_redis_options *redis);
+
 /** Any thread: a local write was committed that others should see. Never blocks. */
 void cs_mirror_wake(struct cs_mirror *mirror);
 

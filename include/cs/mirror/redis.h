@@ -136,6 +136,9 @@ struct cs_redis_options {
 /** A client that is not connected. The caller frees it. */
 CS_MUST_USE enum cs_status cs_redis_new(const struct cs_redis_options *options,
                                         struct cs_redis **out_redis, struct cs_err *err);
+/** Close, and go to the endpoint and CAs of @options from now on; its other fields do not matter.
+ * Only by the thread that is served. */
+void cs_redis_redirect(struct cs_redis *redis, const struct cs_redis_options *options);
 /** Close and free. NULL is a no-op. */
 void cs_redis_free(struct cs_redis *redis);
 
