@@ -90,7 +90,8 @@ CREATE TABLE turn (
     answer_message INTEGER NOT NULL DEFAULT 0,  -- message.id of the answer or the outcome; 0 while running
     error_code TEXT NOT NULL DEFAULT '',        -- stable name; empty unless it did not complete
     error TEXT NOT NULL DEFAULT '',             -- sentence, likewise
-    evicted TEXT NOT NULL                       -- JSON array of the session ids that its creation put out
+    evicted TEXT NOT NULL,                      -- JSON array of the session ids that its creation put out
+    stale INTEGER NOT NULL DEFAULT 0            -- 1: Redis could not be asked for news of the conversation before it
 ) STRICT;
 
 -- One running turn per session.

@@ -18,7 +18,7 @@ static void render(const struct cs_request *rq, struct cs_reply *reply,
     cs_jsonw_int(&w, "messageCount", history->total);
     if (history->before != 0)
         cs_jsonw_int(&w, "nextBefore", history->before);
-    cs_stale_render(&w, rq);
+    cs_stale_render(&w, rq->stale);
     cs_buf_adds(&reply->out, ",\"messages\":[");
     cs_buf_add(&reply->out, history->messages, history->len);
     cs_buf_adds(&reply->out, "]}");

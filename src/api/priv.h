@@ -227,8 +227,6 @@ void cs_reply_init(struct cs_reply *reply);
 void cs_reply_fini(struct cs_reply *reply);
 /** Begin a body: the writer appends to reply->out, whose header room is reserved. */
 void cs_reply_begin(struct cs_reply *reply, struct cs_jsonw *w);
-/** Append member "metadata", which says so, if rq->stale; else nothing. */
-void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq);
 /** Add a header line. */
 void cs_reply_header(struct cs_reply *reply, const char *name, const char *value);
 /** Make @reply the rendering of @err: {success:false, error, code, requestId, ids of the turn}. */

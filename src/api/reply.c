@@ -98,15 +98,6 @@ static void add_id(struct cs_jsonw *w, const char *key, const char *id)
         cs_jsonw_string(w, key, id);
 }
 
-void cs_stale_render(struct cs_jsonw *w, const struct cs_request *rq)
-{
-    if (!rq->stale)
-        return;
-    cs_jsonw_object(w, "metadata");
-    cs_jsonw_bool(w, "stale", true);
-    cs_jsonw_end_object(w);
-}
-
 void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct cs_err *err)
 {
     const char *code = err->code != NULL ? err->code : cs_status_name(err->status);
@@ -124,7 +115,7 @@ void cs_reply_error(struct cs_request *rq, struct cs_reply *reply, const struct 
     add_id(&w, "sessionId", rq->sid);
     add_id(&w, "conversationId", rq->cid);
     add_id(&w, "turnId", rq->tid);
-    cs_stale_render(&w, rq);
+    cs_stale_render(&w, rq->stale);
     cs_jsonw_end_object(&w);
 }
 

@@ -79,7 +79,7 @@ enum cs_status cs_api_session(struct cs_request *rq, struct cs_reply *reply, str
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
     rc = render_session(rq, &w, "session", &session, err);
-    cs_stale_render(&w, rq);
+    cs_stale_render(&w, rq->stale);
     cs_jsonw_end_object(&w);
     cs_session_fini(&session);
     return rc == CS_OK ? cs_buf_check(&reply->out, err) : rc;

@@ -29,8 +29,7 @@ static void render_approvals(struct cs_jsonw *w, const struct cs_turn_view *view
         cs_jsonw_raw(w, "approvals", view->approvals, strlen(view->approvals));
 }
 
-static void render_completed(const struct cs_request *rq, struct cs_reply *reply,
-                             const struct cs_turn_view *view)
+static void render_completed(struct cs_reply *reply, const struct cs_turn_view *view)
 {
     struct cs_jsonw w;
 
@@ -38,7 +37,7 @@ static void render_completed(const struct cs_request *rq, struct cs_reply *reply
     cs_jsonw_object(&w, NULL);
     cs_jsonw_bool(&w, "success", true);
     render_ids(&w, view);
-    cs_turn_render(&w, view, rq->stale);
+    cs_turn_render(&w, view);
     cs_jsonw_end_object(&w);
 }
 
@@ -58,6 +57,7 @@ static void render_accepted(struct cs_reply *reply, const struct cs_turn_view *v
     render_ids(&w, view);
     cs_jsonw_string(&w, "status", cs_turn_status_name(view->row.status));
     render_approvals(&w, view);
+    cs_stale_render(&w, view->row.stale);
     cs_jsonw_end_object(&w);
 }
 
@@ -70,12 +70,13 @@ static enum cs_status render_outcome(struct cs_request *rq, struct cs_reply *rep
         render_accepted(reply, view);
         break;
     case CS_TURN_COMPLETED:
-        render_completed(rq, reply, view);
+        render_completed(reply, view);
         break;
     case CS_TURN_FAILED:
     case CS_TURN_INTERRUPTED:
     case CS_TURN_CANCELLED:
         snprintf(rq->code, sizeof rq->code, "%s", view->row.error_code);
+        rq->stale = view->row.stale;
         return cs_err_set(err, cs_turn_outcome(&view->row), NULL, "%s", view->row.error);
     }
     return cs_buf_check(&reply->out, err);
@@ -127,7 +128,6 @@ static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,
     cs_req_drop_body(rq); /* the turn has its own copy of what it needs */
     memcpy(rq->tid, tid, sizeof rq->tid);
     if (turn != NULL) {
-        rq->stale = cs_turn_stale(turn);
         /* who drives it cannot tell what it asks */
         rc = go(rq, turn, async || cs_turn_may_ask(turn), err);
         if (rc != CS_OK)
@@ -269,8 +269,11 @@ static void render_view(struct cs_reply *reply, const struct cs_turn_view *view)
     if (row->status != CS_TURN_RUNNING)
         cs_jsonw_time(&w, "endedAt", row->ended_at);
     if (row->status == CS_TURN_COMPLETED) {
-        cs_turn_render(&w, view, false);
-    } else if (row->status != CS_TURN_RUNNING) {
+        cs_turn_render(&w, view);
+    } else {
+        cs_stale_render(&w, row->stale);
+    }
+    if (row->error[0] != '\0') {
         cs_jsonw_string(&w, "error", row->error);
         cs_jsonw_string(&w, "code", row->error_code);
     }

@@ -312,6 +312,7 @@ static enum cs_status begin_turn(struct act *act, const struct cs_turn_request *
     if (turn != NULL) {
         cs_jsonw_string(&act->w, "sessionId", cs_turn_sid(turn));
         cs_jsonw_string(&act->w, "conversationId", cs_turn_cid(turn));
+        cs_stale_render(&act->w, cs_turn_stale(turn));
     } else {
         cs_jsonw_bool(&act->w, "replayed", true);
     }

@@ -27,7 +27,7 @@ static void render_usage(struct cs_jsonw *w, const struct cs_usage *usage)
     cs_jsonw_end_object(w);
 }
 
-void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale)
+void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view)
 {
     const struct cs_turn_row *row = &view->row;
     const char *evicted = row->evicted != NULL && row->evicted[0] != '\0' ? row->evicted : "[]";
@@ -48,8 +48,17 @@ void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view, bool st
         cs_jsonw_bool(w, "continued", true);
     if (row->model_fallback)
         cs_jsonw_bool(w, "modelFallback", true);
-    if (stale)
+    if (row->stale)
         cs_jsonw_bool(w, "stale", true);
+    cs_jsonw_end_object(w);
+}
+
+void cs_stale_render(struct cs_jsonw *w, bool stale)
+{
+    if (!stale)
+        return;
+    cs_jsonw_object(w, "metadata");
+    cs_jsonw_bool(w, "stale", true);
     cs_jsonw_end_object(w);
 }
 
@@ -96,22 +105,50 @@ static void render_remote(struct cs_jsonw *w, const struct cs_message_row *row,
     cs_jsonw_end_object(w);
 }
 
+/* The turn of this host that message @row belongs to; CS_NOT_FOUND when it is another host's. */
+static enum cs_status find_turn(struct cs_db *db, const struct cs_message_row *row,
+                                struct cs_turn_row *out_turn, struct cs_err *err)
+{
+    struct cs_err why = {.status = CS_OK};
+    enum cs_status rc = cs_turn_find(db, row->tid, out_turn, &why);
+
+    if (rc != CS_OK && rc != CS_NOT_FOUND)
+        return cs_err_set(err, rc, why.code, "%s", why.msg);
+    return rc;
+}
+
+static enum cs_status render_started(struct cs_jsonw *w, struct cs_db *db,
+                                     const struct cs_message_row *row,
+                                     const struct cs_json *message, struct cs_err *err)
+{
+    struct cs_turn_row turn;
+    enum cs_status rc = find_turn(db, row, &turn, err);
+
+    cs_jsonw_string(w, "prompt", cs_json_get_string(message, "content"));
+    if (rc == CS_NOT_FOUND)
+        return CS_OK;
+    if (rc != CS_OK)
+        return rc;
+    cs_stale_render(w, turn.stale);
+    cs_turn_row_fini(&turn);
+    return CS_OK;
+}
+
 static enum cs_status render_completed(struct cs_jsonw *w, struct cs_db *db,
                                        const struct cs_message_row *row,
                                        const struct cs_json *message, struct cs_err *err)
 {
-    struct cs_err why = {.status = CS_OK};
     struct cs_turn_view view = {.response = NULL};
-    enum cs_status rc = cs_turn_find(db, row->tid, &view.row, &why);
+    enum cs_status rc = find_turn(db, row, &view.row, err);
 
     if (rc != CS_OK && rc != CS_NOT_FOUND)
-        return cs_err_set(err, rc, why.code, "%s", why.msg);
+        return rc;
     if (rc == CS_OK && ends_turn(&view.row, row->id)) {
         const struct cs_json *content = cs_json_get(message, "content");
 
         /* borrowed; the row alone is ours */
         view.response = (char *)(uintptr_t)cs_json_string(content, &view.response_len);
-        cs_turn_render(w, &view, false);
+        cs_turn_render(w, &view);
     } else {
         render_remote(w, row, message);
     }
@@ -145,7 +182,7 @@ static enum cs_status render_lasting(struct cs_jsonw *w, struct cs_db *db,
         cs_jsonw_string(w, "host", host);
     switch (row->kind) {
     case CS_MESSAGE_USER:
-        cs_jsonw_string(w, "prompt", cs_json_get_string(message, "content"));
+        rc = render_started(w, db, row, message, err);
         break;
     case CS_MESSAGE_ASSISTANT:
         rc = render_completed(w, db, row, message, err);

@@ -36,7 +36,7 @@ enum cs_status cs_lease_begin(struct cs_turn *turn, struct cs_err *err)
     rc = cs_mirror_lease(core->mirror, turn->session.sid, deadline, &why);
     if (rc == CS_CONFLICT)
         return cs_err_set(err, rc, why.code, "%s", why.msg);
-    turn->stale = turn->row.continued && rc != CS_OK;
+    turn->row.stale = turn->row.continued && rc != CS_OK;
     return CS_OK;
 }
 

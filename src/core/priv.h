@@ -31,7 +31,6 @@ struct cs_turn {
     char *idempotency_key; /* owned; NULL without */
     unsigned char body_hash[CS_SHA256_LEN];
     enum cs_engine_kind kind; /* never CS_ENGINE_AUTO */
-    bool stale;               /* Redis could not be asked for news before it began */
     bool default_model;       /* nobody asked for the model by name */
     bool may_ask;             /* Codex may ask for approvals */
     int64_t begun;            /* mono ms */

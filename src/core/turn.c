@@ -77,7 +77,7 @@ static enum cs_status load_session(struct cs_turn *turn, const struct cs_turn_re
     struct cs_db *db = NULL;
     enum cs_status rc;
 
-    cs_core_refresh(turn->core, request->identifier, &turn->stale);
+    cs_core_refresh(turn->core, request->identifier, &turn->row.stale);
     rc = cs_store_read(turn->core->store, &db, err);
     if (rc == CS_OK)
         rc = cs_session_find_live(turn->core, db, request->identifier, &turn->session, err);
@@ -284,7 +284,7 @@ const char *cs_turn_cid(const struct cs_turn *turn)
 
 bool cs_turn_stale(const struct cs_turn *turn)
 {
-    return turn->stale;
+    return turn->row.stale;
 }
 
 bool cs_turn_may_ask(const struct cs_turn *turn)

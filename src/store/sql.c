@@ -20,7 +20,7 @@
     "t.duration_ms, t.timeout_ms, t.model, t.model_fallback, t.sandbox, t.engine, "                \
     "t.engine_version, t.thread_id, t.engine_turn_id, t.input, t.cached_input, t.output, "         \
     "t.total_input, t.total_cached_input, t.total_output, t.prompt_message, t.answer_message, "    \
-    "t.error_code, t.error, t.evicted "
+    "t.error_code, t.error, t.evicted, t.stale "
 
 #define REPLICA_COLUMNS                                                                            \
     "SELECT hlc, origin, seq, parent_origin, parent_seq, kind, at, frag, id FROM message "
@@ -155,7 +155,8 @@ static const struct {
 
     [CS_SQL_TURN_INSERT] =
         {"INSERT INTO turn (id, tid, session, continued, status, started_at, timeout_ms, model, "
-         "sandbox, prompt_message, evicted) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
+         "sandbox, prompt_message, evicted, stale) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, "
+         "?10, ?11)",
          true},
     [CS_SQL_TURN_FINISH] =
         {"UPDATE turn SET status = ?2, ended_at = ?3, duration_ms = ?4, model = ?5, "

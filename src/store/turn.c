@@ -79,6 +79,7 @@ enum cs_status cs_turn_insert(struct cs_db *db, struct cs_turn_row *turn, struct
     cs_sql_text(&q, turn->sandbox);
     cs_sql_int(&q, turn->prompt_message);
     cs_sql_text(&q, turn->evicted != NULL ? turn->evicted : "[]");
+    cs_sql_int(&q, turn->stale);
     status = cs_sql_run(&q, "begin a turn", &why);
     if (status == CS_CONFLICT)
         return explain_conflict(db, turn, err);
@@ -176,6 +177,7 @@ static void read_row(struct cs_sql *q, struct cs_turn_row *turn)
     turn->error_code = cs_sql_dup_text(q, 24);
     turn->error = cs_sql_dup_text(q, 25);
     turn->evicted = cs_sql_dup_text(q, 26);
+    turn->stale = cs_sql_get_int(q, 27) != 0;
 }
 
 /* Run @q, whose parameters are bound, for one turn. */

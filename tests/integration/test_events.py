@@ -1,14 +1,16 @@
 """Streams: what happens is heard as it does, and nothing that is kept is lost or comes twice."""
 
+import asyncio
 import json
 import random
 import shutil
 import threading
 
 import pytest
+import websockets
 from support.browser import Browser
 from support.daemon import instant_codex
-from support.hosts import on
+from support.hosts import break_line, mend_line, on, state
 from support.openapi import Document
 from support.process import SLOWNESS, wait_until
 from support.sse import Stream
@@ -409,6 +411,48 @@ LISTEN = """
     window.source = source;
 """
 OPEN = 1  # EventSource.OPEN
+
+
+async def prompt_over_websocket(host, sid):
+    """The answer to a prompt: the turn has begun."""
+    async with websockets.connect(f"ws://{host.address[0]}:{host.port}/api/codex/ws") as line:
+        await line.send(json.dumps({"type": "prompt", "id": "1", "sessionId": sid, "prompt": "by line", "stream": False}))
+        return json.loads(await line.recv())
+
+
+def test_a_turn_without_news_from_redis_says_so_on_every_way(proxied):
+    host, line = proxied("alpha")
+    sid = host.ask("root")["sessionId"]
+    break_line(line)
+    wait_until(lambda: state(host)["state"] == "offline", "it notices", 15)
+    stale = {"stale": True}
+
+    events = ask(host, "streamed", "continue", sessionId=sid)
+    started, completed = events[0], events[-1]
+    assert (started.name, started["metadata"]) == ("turn.started", stale)
+    assert completed["metadata"]["stale"] is True
+    assert completed["metadata"] == host.turn(started["turnId"])["metadata"]
+
+    body, once = {"prompt": "once", "sessionId": sid}, {"Idempotency-Key": "once"}
+    for _ in range(2):
+        reply = host.expect(200, host.post("/api/codex/continue", body, headers=once))
+        assert reply["metadata"]["stale"] is True
+    later = host.go_on(sid, "later", 202, headers={"Prefer": "respond-async"})
+    assert later["metadata"] == stale and host.turn(later["turnId"], 20_000)["metadata"]["stale"] is True
+    reply = asyncio.run(prompt_over_websocket(host, sid))
+    assert reply["success"] and reply["metadata"] == stale
+    assert host.turn(reply["turnId"], 20_000)["status"] == "completed"
+    failed = host.go_on(sid, "[[fail]]", 502)
+    assert failed["metadata"] == host.turn(failed["turnId"])["metadata"] == stale
+    assert "metadata" not in host.go_on(sid, "", 400)
+
+    host.restart()
+    with follow(host, last=started.id - 1) as stream:
+        assert stream.next()["metadata"] == stale
+    mend_line(line)
+    wait_until(lambda: state(host)["state"] == "online", "it is back", 15)
+    events = ask(host, "with news", "continue", sessionId=sid)
+    assert "metadata" not in events[0].data and "stale" not in events[-1]["metadata"]
 
 
 def test_a_browser_misses_nothing_over_restarts(make_daemon):

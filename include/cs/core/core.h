@@ -80,8 +80,11 @@ struct cs_turn_view {
 };
 void cs_turn_view_fini(struct cs_turn_view *view);
 /** Append the members "response" and "metadata" of a completed turn: what every way out of the
- * daemon says of it. @stale: Redis could not be asked before it. */
-void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view, bool stale);
+ * daemon says of it. */
+void cs_turn_render(struct cs_jsonw *w, const struct cs_turn_view *view);
+/** Append member "metadata", which says so, if @stale (Redis could not be asked: others may know
+ * more); else nothing. */
+void cs_stale_render(struct cs_jsonw *w, bool stale);
 /** What a call that waited for an ended turn returns: CS_OK if it completed, else as its error_code
  * says (CS_TIMEOUT for "execution_timeout", CS_CANCELLED, CS_UPSTREAM, …). */
 enum cs_status cs_turn_outcome(const struct cs_turn_row *row);

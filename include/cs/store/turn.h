@@ -48,11 +48,12 @@ struct cs_turn_row {
     char *error_code;       /* stable name; "" unless it did not complete */
     char *error;            /* sentence; "" likewise */
     char *evicted; /* JSON array of the session ids that its creation put out; "[]" usually */
+    bool stale;    /* the conversation could not be compared with Redis before it */
 };
 void cs_turn_row_fini(struct cs_turn_row *turn);
 
 /** W. Insert a running turn: tid, session, continued, started_at, timeout_ms, model, sandbox,
- * prompt_message and evicted are taken, id is set. */
+ * prompt_message, evicted and stale are taken, id is set. */
 CS_MUST_USE enum cs_status cs_turn_insert(struct cs_db *db, struct cs_turn_row *turn,
                                           struct cs_err *err);
 

@@ -106,7 +106,7 @@ static void a_new_database_is_made_and_private(void **state)
     fixture_open(f);
     (void)umask(mask);
     assert_true(f->opened.created);
-    assert_int_equal(5, f->opened.schema_version);
+    assert_int_equal(6, f->opened.schema_version);
     assert_string_equal("", f->opened.quarantined);
     (void)add_session(f, 1);
     assert_int_equal(0600, mode_of(f->path));
