@@ -181,9 +181,9 @@ static bool parse_authority(const char *text, size_t len, struct authority *out)
     out->port = 0;
     if (p == end)
         return true;
-    if (*p++ != ':' || p == end || end - p > 5)
+    if (*p != ':' || end - p < 2 || end - p > 6)
         return false;
-    for (digits = p; digits < end; digits++) {
+    for (digits = p + 1; digits < end; digits++) {
         if (*digits < '0' || *digits > '9')
             return false;
         port = port * 10 + (*digits - '0');
