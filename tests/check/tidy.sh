@@ -1,5 +1,5 @@
 #!/bin/bash
-# clang-tidy over the sources, by the compile commands of build/asan (a clang build). A file that passed is
+# clang-tidy 19 over the sources, by the compile commands of build/asan (a clang build). A file that passed is
 # looked at again only when it, a header or the rules have changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ check() {
     local key
     key=$passed/$(cat "$1" - <<<"$shared" | sha256sum | cut -d' ' -f1)
     [ ! -e "$key" ] || return 0
-    clang-tidy --quiet -p $build "$1" 2>/dev/null || return 255
+    clang-tidy-19 --quiet -p $build "$1" 2>/dev/null || return 255
     touch "$key"
 }
 export -f check
