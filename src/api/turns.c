@@ -109,7 +109,7 @@ static enum cs_status go(struct cs_request *rq, struct cs_turn *turn, bool apart
 {
     memcpy(rq->sid, cs_turn_sid(turn), strlen(cs_turn_sid(turn)) + 1);
     memcpy(rq->cid, cs_turn_cid(turn), strlen(cs_turn_cid(turn)) + 1);
-    return apart ? cs_turn_detach(turn, err) : cs_turn_run(turn, NULL, NULL, err);
+    return apart ? cs_turn_detach(turn, err) : cs_turn_run(turn, err);
 }
 
 static enum cs_status begin(struct cs_request *rq, struct cs_reply *reply,

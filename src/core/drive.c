@@ -96,8 +96,7 @@ static enum cs_status next_event(struct cs_engine_turn *engine_turn, bool *quiet
 }
 
 /* Pull events until the end, at most until the turn's deadline and what stopping takes. */
-static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_turn_observer observe,
-                 void *arg, struct cs_err *out_end)
+static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, struct cs_err *out_end)
 {
     struct cs_engine_event event;
     int64_t give_up = CS_NEVER;
@@ -130,8 +129,6 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
         cs_event_of_engine(turn, &event);
         if (event.type == CS_EVENT_APPROVAL)
             cs_approval_asked(turn, &event);
-        if (observe != NULL)
-            observe(arg, &event);
         if (event.type == CS_EVENT_DONE) {
             *out_end = *event.error;
             return;
@@ -140,8 +137,7 @@ static void pull(struct cs_turn *turn, struct cs_engine_turn *engine_turn, cs_tu
 }
 
 /* One attempt; @model NULL asks for Codex's own default. *out_end says how it ended. */
-static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer observe, void *arg,
-                    struct cs_err *out_end)
+static void attempt(struct cs_turn *turn, const char *model, struct cs_err *out_end)
 {
     const struct cs_config *config = cs_core_config(turn->core);
     struct cs_engine_request request = {
@@ -168,7 +164,7 @@ static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer ob
     if (cs_engine_turn_start(turn->core->engine, &request, &engine_turn, out_end) != CS_OK)
         return;
     cs_registry_set_engine_turn(turn, engine_turn);
-    pull(turn, engine_turn, observe, arg, out_end);
+    pull(turn, engine_turn, out_end);
     cs_approval_end(turn, stop_of(turn));
     cs_registry_set_engine_turn(turn, NULL);
     cs_engine_turn_free(engine_turn);
@@ -176,8 +172,7 @@ static void attempt(struct cs_turn *turn, const char *model, cs_turn_observer ob
 
 /* Codex refused the default model: go once more with its own, on a thread that never saw this
  * prompt. */
-static void attempt_own_default(struct cs_turn *turn, cs_turn_observer observe, void *arg,
-                                struct cs_err *out_end)
+static void attempt_own_default(struct cs_turn *turn, struct cs_err *out_end)
 {
     cs_log(CS_LOG_WARN, "model_fallback", "turn", turn->row.tid, "model", turn->row.model, "reason",
            out_end->msg, NULL);
@@ -191,7 +186,7 @@ static void attempt_own_default(struct cs_turn *turn, cs_turn_observer observe, 
     replace(&turn->row.model, "");
     turn->row.model_fallback = true;
     atomic_store(&turn->core->model_fallback, true);
-    attempt(turn, NULL, observe, arg, out_end);
+    attempt(turn, NULL, out_end);
 }
 
 static void end_failed(struct cs_turn_row *row, enum cs_turn_status status, const char *code,
@@ -266,16 +261,15 @@ static enum cs_status finish(struct cs_turn *turn, const struct cs_err *end, str
     return rc;
 }
 
-enum cs_status cs_turn_run(struct cs_turn *turn, cs_turn_observer observe, void *arg,
-                           struct cs_err *err)
+enum cs_status cs_turn_run(struct cs_turn *turn, struct cs_err *err)
 {
     struct cs_err end = {0};
     enum cs_status rc;
 
-    attempt(turn, turn->row.model, observe, arg, &end);
+    attempt(turn, turn->row.model, &end);
     if (turn->default_model && stop_of(turn) == CS_STOP_NONE && end.code != NULL &&
         strcmp(end.code, "model_not_found") == 0)
-        attempt_own_default(turn, observe, arg, &end);
+        attempt_own_default(turn, &end);
     rc = finish(turn, &end, err);
     cs_turn_unref(turn);
     return rc;
@@ -286,7 +280,7 @@ static void *run_detached(void *arg)
     struct cs_turn *turn = arg;
     struct cs_err err = {0};
 
-    if (cs_turn_run(turn, NULL, NULL, &err) != CS_OK)
+    if (cs_turn_run(turn, &err) != CS_OK)
         cs_log_err("turn_not_stored", &err, NULL, NULL);
     return NULL;
 }

@@ -1,6 +1,7 @@
 /* api/http: the HTTP server: REST routes over core.
  *
- * Layer: api; civetweb.h is included in src/api alone.
+ * Layer: api; civetweb.h is included in src/api alone. Requests are served on threads of its own;
+ * the functions here are for the one thread that owns the server.
  */
 #ifndef CS_API_HTTP_H
 #define CS_API_HTTP_H
@@ -11,6 +12,7 @@
 struct cs_http;
 struct cs_mcp_table;
 
+/** Strings are borrowed for the call, the rest until cs_http_stop(). */
 struct cs_http_options {
     struct cs_core *core;
     const char *token_path; /* file with the bearer token; created (0600, 32 random bytes in hex)

@@ -1,4 +1,4 @@
-/* base/hash: SHA-256 (OpenSSL).
+/* base/hash: digests (OpenSSL) and base64.
  *
  * Layer: base. Any thread.
  */

@@ -33,8 +33,7 @@ void cs_log(enum cs_log_level level, const char *event, ...) __attribute__((sent
 void cs_log_err(const char *event, const struct cs_err *err, const char *key, const char *value);
 
 /** Replace every occurrence of @secret (at least 6 bytes; shorter ones are ignored) in later lines
- * by
- * "[redacted]". The string is copied; at most 256 secrets. */
+ * by "[redacted]". The string is copied; at most 256 secrets. */
 CS_MUST_USE enum cs_status cs_log_redact(const char *secret, struct cs_err *err);
 
 /** Format @value into @out and return it; see CS_NUM. */

@@ -117,14 +117,9 @@ bool cs_turn_stale(const struct cs_turn *turn);
 /** Whether Codex may ask for approvals in it: then it is better not waited for by driving it. */
 bool cs_turn_may_ask(const struct cs_turn *turn);
 
-/** What observers of a running turn are told (streams, issue of their own): called on the thread
- * that drives the turn. */
-typedef void (*cs_turn_observer)(void *arg, const struct cs_engine_event *event);
-
 /** Drive the turn to its end on this thread: its outcome is durable when this returns CS_OK,
- * whatever it was. Consumes the reference. @observe may be NULL. */
-CS_MUST_USE enum cs_status cs_turn_run(struct cs_turn *turn, cs_turn_observer observe, void *arg,
-                                       struct cs_err *err);
+ * whatever it was. Consumes the reference. */
+CS_MUST_USE enum cs_status cs_turn_run(struct cs_turn *turn, struct cs_err *err);
 /** Drive it on a thread of its own, for callers that do not wait. Consumes the reference. */
 CS_MUST_USE enum cs_status cs_turn_detach(struct cs_turn *turn, struct cs_err *err);
 
@@ -206,6 +201,15 @@ CS_MUST_USE enum cs_status cs_core_history(struct cs_core *core, const char *ide
                                            const struct cs_history **out_history,
                                            struct cs_err *err);
 void cs_history_release(const struct cs_history *history);
+
+/* Bytes around the messages of a history: who borrows it may write there, and needs no copy of what
+ * lies between. */
+#define CS_HISTORY_BEFORE 1536
+#define CS_HISTORY_AFTER  2
+/** The messages of @history, for one who alone may write around them until cs_history_return().
+ * NULL while somebody else may. */
+char *cs_history_borrow(const struct cs_history *history);
+void cs_history_return(const struct cs_history *history);
 
 /* ---- figures ---- */
 

@@ -531,7 +531,7 @@ static bool may_ask(struct asking *f, const char *identifier, const char *approv
     if (cs_turn_begin(f->on.core, &request, &turn, f->tid, &err) != CS_OK)
         fail_msg("%s", err.msg);
     snprintf(f->sid, sizeof f->sid, "%s", cs_turn_sid(turn));
-    assert_int_equal(cs_turn_run(turn, NULL, NULL, &err), CS_OK);
+    assert_int_equal(cs_turn_run(turn, &err), CS_OK);
     return f->on.engine.may_ask;
 }
 
@@ -558,7 +558,7 @@ static void expect_refused(struct asking *f, const struct cs_turn_request *reque
     struct cs_err err = {0};
 
     if (cs_turn_begin(f->on.core, request, &turn, f->tid, &err) == CS_OK) {
-        assert_int_equal(cs_turn_run(turn, NULL, NULL, NULL), CS_OK);
+        assert_int_equal(cs_turn_run(turn, NULL), CS_OK);
         fail_msg("it was begun");
     }
     assert_int_equal(err.status, CS_INVALID);

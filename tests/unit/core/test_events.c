@@ -78,7 +78,7 @@ static void run(struct fixture *f, const struct cs_turn_request *request, char *
 
     if (out_sid != NULL)
         memcpy(out_sid, cs_turn_sid(turn), CS_UUID_MAX);
-    assert_int_equal(cs_turn_run(turn, NULL, NULL, NULL), CS_OK);
+    assert_int_equal(cs_turn_run(turn, NULL), CS_OK);
 }
 
 /* A turn that hangs, on a thread of its own, and a reference to it. */
@@ -262,7 +262,7 @@ static void a_turn_of_the_past_is_given_from_the_store(void **state)
 
     memcpy(tid, cs_turn_tid(turn), sizeof tid);
     memcpy(sid, cs_turn_sid(turn), sizeof sid);
-    assert_int_equal(cs_turn_run(turn, NULL, NULL, NULL), CS_OK);
+    assert_int_equal(cs_turn_run(turn, NULL), CS_OK);
     request.continued = true;
     request.identifier = sid;
     run(f, &request, NULL); /* the next one */

@@ -65,7 +65,7 @@ static struct cs_turn_view run(struct fixture *f, const struct cs_turn_request *
     if (cs_turn_begin(f->core, request, &turn, tid, &err) != CS_OK)
         fail_msg("%s", err.msg);
     if (turn != NULL)
-        assert_int_equal(cs_turn_run(turn, NULL, NULL, &err), CS_OK);
+        assert_int_equal(cs_turn_run(turn, &err), CS_OK);
     assert_int_equal(cs_turn_view(f->core, tid, 0, &view, &err), CS_OK);
     return view;
 }
@@ -445,7 +445,7 @@ static void a_repeated_request_is_sent_to_a_turn_that_can_be_found(void **state)
     assert_null(two.turn);
     assert_string_equal(two.tid, one.tid);
     assert_int_equal(two.seen, CS_OK);
-    assert_int_equal(cs_turn_run(one.turn, NULL, NULL, NULL), CS_OK);
+    assert_int_equal(cs_turn_run(one.turn, NULL), CS_OK);
     cs_turn_view_fini(&a);
 }
 
