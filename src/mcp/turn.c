@@ -23,7 +23,8 @@
 /* ---- the result ---- */
 
 /* Write thread and content, as text and as structure. */
-static void write_thread(struct cs_jsonw *out, const char *cid, const char *content, size_t len)
+static void write_thread(struct cs_jsonw *out, const struct cs_turn_view *view, const char *content,
+                         size_t len)
 {
     struct cs_buf both;
     struct cs_jsonw w;
@@ -31,8 +32,10 @@ static void write_thread(struct cs_jsonw *out, const char *cid, const char *cont
     cs_buf_init(&both, CS_MCP_MESSAGE_MAX);
     cs_jsonw_init(&w, &both);
     cs_jsonw_object(&w, NULL);
-    cs_jsonw_string(&w, "threadId", cid);
+    cs_jsonw_string(&w, "threadId", view->cid);
     cs_jsonw_stringn(&w, "content", content, len);
+    if (view->row.stale)
+        cs_jsonw_bool(&w, "stale", true);
     cs_jsonw_end_object(&w);
     if (both.status == CS_OK) {
         cs_text_write(out, both.data, both.len);
@@ -49,13 +52,13 @@ void cs_turn_result(struct cs_jsonw *out, const struct cs_turn_view *view)
     struct cs_buf failure;
 
     if (row->status == CS_TURN_COMPLETED) {
-        write_thread(out, view->cid, view->response, view->response_len);
+        write_thread(out, view, view->response, view->response_len);
         return;
     }
     cs_buf_init(&failure, CS_MCP_MESSAGE_MAX);
     cs_buf_addf(&failure, "%s" KEPT, row->error);
     if (failure.status == CS_OK)
-        write_thread(out, view->cid, failure.data, failure.len);
+        write_thread(out, view, failure.data, failure.len);
     else
         out->out->status = failure.status;
     cs_buf_fini(&failure);
@@ -338,7 +341,7 @@ enum cs_status cs_turn_background(struct cs_mcp_call *call, struct cs_turn_reque
         rc = cs_turn_view(call->mcp->core, tid, 0, &view, err);
     if (rc != CS_OK)
         return rc;
-    write_thread(&call->w, view.cid, BACKGROUND, sizeof BACKGROUND - 1);
+    write_thread(&call->w, &view, BACKGROUND, sizeof BACKGROUND - 1);
     cs_turn_view_fini(&view);
     return CS_OK;
 }

@@ -11,6 +11,7 @@ import websockets
 from support.browser import Browser
 from support.daemon import instant_codex
 from support.hosts import break_line, mend_line, on, state
+from support.mcp_client import McpClient
 from support.openapi import Document
 from support.process import SLOWNESS, wait_until
 from support.sse import Stream
@@ -442,6 +443,9 @@ def test_a_turn_without_news_from_redis_says_so_on_every_way(proxied):
     reply = asyncio.run(prompt_over_websocket(host, sid))
     assert reply["success"] and reply["metadata"] == stale
     assert host.turn(reply["turnId"], 20_000)["status"] == "completed"
+    client = McpClient(host.address).initialize()
+    called = client.call("codex-reply", {"prompt": "called", "threadId": reply["conversationId"]})
+    assert called.result["structuredContent"]["stale"] is True
     failed = host.go_on(sid, "[[fail]]", 502)
     assert failed["metadata"] == host.turn(failed["turnId"])["metadata"] == stale
     assert "metadata" not in host.go_on(sid, "", 400)
