@@ -35,7 +35,7 @@
 
 #define PLACES      4096      /* that are told apart */
 #define SLOW_PLACES 8         /* one of so many is slow, */
-#define SLOW_TIMES  500       /* for so many times: a loop there ends, too */
+#define SLOW_TIMES  200       /* for so many times: a loop there ends, too */
 #define MOOD_NS     500000000 /* how long a thread keeps its mood */
 
 static struct {

@@ -28,14 +28,16 @@ def instant_codex():
 
 
 def jitter(name):
-    """With CS_JITTER=SEED the daemons run under a shim that widens every hole in the order of things."""
+    """With CS_JITTER=SEED every daemon runs under the shim, each with places of its own."""
     seed = os.environ.get("CS_JITTER")
-    if not seed:
-        return {}
+    case = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0]  # without its stage
+    return jittery(zlib.crc32(f"{seed} {case} {name}".encode())) if seed else {}
+
+
+def jittery(seed):
+    """The environment in which a daemon sleeps a little wherever it has just told somebody something."""
     library = Path(daemon_binary()).resolve().parent / "tests/fault/jitter.so"
     assert library.exists(), f"{library} is not built"
-    case = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0]  # without its stage
-    seed = zlib.crc32(f"{seed} {case} {name}".encode())
     return {"LD_PRELOAD": str(library), "JITTER_NAME": "codex-sessiond", "JITTER_SEED": str(seed)}
 
 
