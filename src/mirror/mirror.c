@@ -327,6 +327,17 @@ static void drop_held(struct cs_mirror *mirror, const char *sid)
     free(held);
 }
 
+void cs_leases_over(struct cs_mirror *mirror, const char *sid)
+{
+    struct cs_held *held;
+
+    pthread_mutex_lock(&mirror->mutex);
+    for (held = mirror->held; held != NULL; held = held->next)
+        if (sid == NULL || strcmp(held->sid, sid) == 0)
+            held->over = held->ended;
+    pthread_mutex_unlock(&mirror->mutex);
+}
+
 const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid)
 {
     struct cs_held *held;
@@ -334,7 +345,7 @@ const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid)
 
     pthread_mutex_lock(&mirror->mutex);
     held = find_held(mirror, sid);
-    if (held != NULL && held->ended && held->asked) {
+    if (held != NULL && held->over && held->asked) {
         held->releasing = true;
         token = held->token;
     }
@@ -376,7 +387,7 @@ static bool next_due(struct cs_mirror *mirror, bool over, struct cs_held *out)
 
     pthread_mutex_lock(&mirror->mutex);
     for (held = mirror->held; held != NULL; held = held->next)
-        if (held->asked && (held->ended ? over : held->renew_at <= now))
+        if (held->asked && (held->ended ? over && held->over : held->renew_at <= now))
             break;
     if (held != NULL) {
         held->renew_at = now + RENEW_MS;
@@ -670,7 +681,7 @@ static enum cs_status hold(struct cs_mirror *mirror, const char *sid, struct cs_
     pthread_mutex_lock(&mirror->mutex);
     held = find_held(mirror, sid);
     if (held != NULL) {
-        held->ended = held->releasing = false;
+        held->ended = held->over = held->releasing = false;
     } else {
         fresh->next = mirror->held;
         mirror->held = fresh;

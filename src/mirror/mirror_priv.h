@@ -36,6 +36,14 @@ struct cs_follow {
     size_t sent_count, sent_cap;
 };
 
+/* A session whose keys of the index need not be named, in the slot of its id's hash. */
+#define CS_INDEXED_MAX 256
+struct cs_indexed {
+    char sid[CS_UUID_MAX]; /* "": none */
+    uint64_t connects;     /* on the connection of this number */
+    int64_t until;         /* mono ms */
+};
+
 /* A turn's lease. */
 struct cs_held {
     char sid[CS_UUID_MAX];
@@ -43,6 +51,7 @@ struct cs_held {
     int64_t renew_at; /* mono ms */
     bool asked;       /* Redis was asked for it */
     bool ended;       /* the turn is over */
+    bool over;        /* and was so before that was read which goes out now */
     bool releasing;   /* its release is on the way */
     struct cs_held *next;
 };
@@ -81,6 +90,7 @@ struct cs_mirror {
     bool push_all;              /* not now */
     bool missed; /* what a log named was not there: Redis may have gone back since it was read */
     bool sure;   /* the logs were read again since */
+    struct cs_indexed indexed[CS_INDEXED_MAX];
 
     pthread_t thread, bell_thread;
     bool threads;
@@ -127,6 +137,8 @@ CS_MUST_USE enum cs_status cs_record_parse(const char *item, size_t len, struct 
 void cs_record_fini(struct cs_record *record);
 /* Append @message as it stands in Redis; larger than @max: a stub. */
 void cs_record_write(struct cs_buf *out, const struct cs_mirror_message *message, size_t max);
+/* Append @number. */
+void cs_record_number(struct cs_buf *out, uint64_t number);
 /* Append a session's value up to its messages. */
 void cs_record_prefix(struct cs_buf *out, const struct cs_mirror_meta *meta);
 /* Read meta from a prefix, or from a foreign object; what is missing gets defaults. */
@@ -289,6 +301,9 @@ struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
 void cs_mirror_serve(struct cs_mirror *mirror);
 /* A comparison gave up: one more step, and the more of them end so the later. */
 void cs_step_again(struct cs_mirror *mirror);
+/* Note whether the turn of @sid (NULL: which of all) is over: what is read from now on holds all
+ * that it wrote, and may end its lease. */
+void cs_leases_over(struct cs_mirror *mirror, const char *sid);
 /* The token of @sid's lease if its turn is over, to go with a push; NULL for none. Borrowed. */
 const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid);
 void cs_lease_released(struct cs_mirror *mirror, const char *sid);

@@ -7,14 +7,17 @@
  * A prompt waits for its answer, to go with it in one request, but not for long. It is marked
  * meanwhile, so that nobody forgets it.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mirror_priv.h"
 
-#define NEWS_MAX    64         /* sessions in one pipeline */
-#define BATCH_MAX   64         /* messages in one request */
+#define NEWS_MAX    256        /* sessions in one pipeline */
+#define BATCH_MAX   1024       /* messages in one request */
 #define FLIGHT_MAX  (8u << 20) /* bytes of a pipeline */
+#define WRITE_MIN   65536 /* bytes of it that are written at once: Redis need not wait for all */
+#define KEEP_MAX    4096  /* changes that one transaction keeps */
 #define DONE_MAX    (1u << 17) /* sessions of one call that are remembered, twice */
 #define WAIT_MS     30000      /* that a prompt waits for its answer */
 #define WAIT_NEW_MS 2000       /* in a session that other hosts do not know yet */
@@ -34,9 +37,9 @@ struct cs_script_state cs_script_state_of(const struct cs_mirror_local *local)
 
 struct batch {
     struct cs_mirror_range range;
-    struct cs_buf text;           /* rendered messages, one after the other */
-    size_t starts[BATCH_MAX + 1]; /* where each begins; [count] is the end */
-    size_t count;
+    struct cs_buf text; /* rendered messages, a comma before each */
+    struct cs_buf lens; /* of all but the last, as the script wants them */
+    size_t count, last; /* last: bytes of the last one */
     size_t message_max, request_max;
     bool more;  /* there are further ones */
     bool ended; /* there is more than what began a turn */
@@ -46,16 +49,35 @@ static enum cs_status add_message(void *arg, const struct cs_mirror_message *mes
                                   struct cs_err *err)
 {
     struct batch *batch = arg;
+    size_t begin = batch->text.len;
 
     if (batch->count == BATCH_MAX ||
         (batch->count > 0 && batch->text.len + message->len > batch->request_max)) {
         batch->more = true;
         return CS_CANCELLED;
     }
+    if (batch->count > 0) {
+        cs_buf_addc(&batch->lens, ' ');
+        cs_record_number(&batch->lens, batch->last);
+    }
     batch->ended = batch->ended || !message->begins;
+    cs_buf_addc(&batch->text, ',');
     cs_record_write(&batch->text, message, batch->message_max);
-    batch->starts[++batch->count] = batch->text.len;
-    return cs_buf_check(&batch->text, err);
+    batch->last = batch->text.len - begin;
+    batch->count++;
+    return cs_buf_check(batch->lens.status == CS_OK ? &batch->text : &batch->lens, err);
+}
+
+static void batch_init(struct batch *batch)
+{
+    cs_buf_init(&batch->text, SIZE_MAX / 2);
+    cs_buf_init(&batch->lens, SIZE_MAX / 2);
+}
+
+static void batch_fini(struct batch *batch)
+{
+    cs_buf_fini(&batch->text);
+    cs_buf_fini(&batch->lens);
 }
 
 static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int64_t origin,
@@ -63,7 +85,9 @@ static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int6
 {
     const struct cs_mirror_port *port = &mirror->options.port;
 
+    cs_leases_over(mirror, sid);
     cs_buf_reset(&batch->text);
+    cs_buf_reset(&batch->lens);
     batch->count = 0;
     batch->more = batch->ended = false;
     batch->message_max = mirror->message_max;
@@ -72,28 +96,71 @@ static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int6
     return port->read(port->arg, &batch->range, add_message, batch, err);
 }
 
+/* ---- sessions whose index is fresh ---- */
+
+static uint64_t hash_sid(const char *sid, uint64_t hash)
+{
+    for (; *sid != '\0'; sid++)
+        hash = (hash ^ (unsigned char)*sid) * UINT64_C(1099511628211);
+    return hash >> 20;
+}
+
+static struct cs_indexed *indexed_slot(struct cs_mirror *mirror, const char *sid)
+{
+    return &mirror->indexed[hash_sid(sid, 0) % CS_INDEXED_MAX];
+}
+
+static uint64_t connects(const struct cs_mirror *mirror)
+{
+    struct cs_redis_counts counts;
+
+    cs_redis_counts(mirror->redis, &counts);
+    return counts.connects;
+}
+
+static bool is_indexed(struct cs_mirror *mirror, const char *sid)
+{
+    const struct cs_indexed *slot = indexed_slot(mirror, sid);
+
+    return strcmp(slot->sid, sid) == 0 && slot->until > cs_mono_ms() &&
+           slot->connects == connects(mirror);
+}
+
+/* What a PUSH said of the index. Both it and the next one may have been under way for a while. */
+static void note_indexed(struct cs_mirror *mirror, const char *sid,
+                         const struct cs_script_reply *reply)
+{
+    struct cs_indexed *slot = indexed_slot(mirror, sid);
+    int64_t fresh = reply->fresh_s * 1000 - 2 * CS_OP_MS;
+
+    if (reply->verdict == CS_VERDICT_DUP)
+        return;
+    if (reply->verdict != CS_VERDICT_OK || fresh <= 0) {
+        slot->sid[0] = '\0';
+        return;
+    }
+    (void)snprintf(slot->sid, sizeof slot->sid, "%s", sid);
+    slot->until = cs_mono_ms() + fresh;
+    slot->connects = connects(mirror);
+}
+
 static enum cs_status append_push(struct cs_mirror *mirror, const struct cs_mirror_local *local,
                                   const struct batch *batch, struct cs_err *err)
 {
-    const char *messages[BATCH_MAX];
-    size_t lens[BATCH_MAX], i;
     char name[CS_VECTOR_NAME_MAX];
     struct cs_push push = {
         .session = cs_script_session_of(local),
         .state = cs_script_state_of(local),
         .origin = name,
         .from = batch->range.from,
-        .messages = messages,
-        .lens = lens,
-        .count = batch->count,
+        .messages = batch->text.data,
+        .messages_len = batch->text.len,
+        .lens = batch->lens.len > 0 ? batch->lens.data : "",
         .lease = batch->more ? NULL : cs_lease_to_release(mirror, local->meta.sid),
+        .index = !is_indexed(mirror, local->meta.sid),
     };
 
     cs_vector_name(batch->range.origin, name);
-    for (i = 0; i < batch->count; i++) {
-        messages[i] = batch->text.data + batch->starts[i];
-        lens[i] = batch->starts[i + 1] - batch->starts[i];
-    }
     return cs_push_append(mirror->redis, &push, err);
 }
 
@@ -130,6 +197,7 @@ static enum cs_status note_accepted(struct cs_mirror *mirror, const struct cs_mi
     struct cs_mirror_change change = {.kind = CS_CHANGE_STAMP};
 
     cs_lease_released(mirror, local->meta.sid);
+    note_indexed(mirror, local->meta.sid, reply);
     if (reply->id == NULL)
         return CS_OK;
     cs_note_sent(mirror, local->meta.user, local->meta.sid, reply->id);
@@ -186,7 +254,7 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
 
     if (batch == NULL)
         return cs_err_nomem(err);
-    cs_buf_init(&batch->text, SIZE_MAX / 2);
+    batch_init(batch);
     while (rc == CS_OK) {
         struct cs_script_reply reply = {0};
         struct cs_err why = {0};
@@ -217,7 +285,7 @@ enum cs_status cs_push_origin(struct cs_mirror *mirror, const struct cs_mirror_l
             break;
         from += (int64_t)batch->count;
     }
-    cs_buf_fini(&batch->text);
+    batch_fini(batch);
     free(batch);
     if (rc == CS_OK)
         rc = cs_changes_apply(mirror, &changes, err);
@@ -320,13 +388,9 @@ struct done {
 
 static struct done_entry *done_find(const struct done *done, const struct cs_mirror_news *news)
 {
-    uint64_t hash = (uint64_t)news->origin;
-    const char *at;
-    size_t i;
+    size_t i = (size_t)hash_sid(news->sid, (uint64_t)news->origin) & (done->cap - 1);
 
-    for (at = news->sid; *at != '\0'; at++)
-        hash = (hash ^ (unsigned char)*at) * UINT64_C(1099511628211);
-    for (i = (size_t)(hash >> 20) & (done->cap - 1);; i = (i + 1) & (done->cap - 1)) {
+    for (;; i = (i + 1) & (done->cap - 1)) {
         struct done_entry *entry = &done->entries[i];
 
         if (entry->sid[0] == '\0' ||
@@ -397,14 +461,24 @@ struct item {
     unsigned how;           /* to compare */
 };
 
+/* What a call did so far. What Redis took is remembered for a while before it is written down: to
+ * offer it again does no harm, and a commit takes longer than a page of news. */
+struct run {
+    struct done done;
+    struct cs_changes changes;
+    int64_t upto; /* rowid: the news up to it are dealt with, if the changes are kept; -1: unread */
+    bool moved;   /* it is to be kept */
+};
+
 struct flight {
     struct cs_mirror_news news[NEWS_MAX];
     struct item items[NEWS_MAX];
     size_t count;
     int64_t upto; /* rowid; 0: no news */
-    struct done *done;
+    struct run *run;
     struct batch batch;
-    size_t bytes; /* of the pipeline */
+    size_t bytes;   /* of the pipeline */
+    size_t written; /* of these */
 };
 
 static void flight_free(struct flight *flight)
@@ -413,7 +487,7 @@ static void flight_free(struct flight *flight)
 
     for (i = 0; i < flight->count; i++)
         cs_mirror_local_fini(&flight->items[i].local);
-    cs_buf_fini(&flight->batch.text);
+    batch_fini(&flight->batch);
     free(flight);
 }
 
@@ -476,7 +550,7 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
     struct cs_mirror_news *news = &flight->news[i];
     struct item *item = &flight->items[i];
     struct cs_mirror_local *local = &item->local;
-    int64_t done = done_upto(flight->done, news);
+    int64_t done = done_upto(&flight->run->done, news);
     enum cs_status rc;
 
     if (news->to <= done)
@@ -491,6 +565,8 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
         news->from = done + 1;
     if (!local->known || cs_vector_get(&local->vv, news->origin) < news->from)
         return CS_OK;
+    if (is_new(mirror, local) && (!local->busy || local->marked || mirror->push_all))
+        return ask_put(mirror, flight, i, err);
     rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
     if (rc != CS_OK || flight->batch.count == 0)
         return rc;
@@ -530,7 +606,7 @@ static enum cs_status note(struct cs_mirror *mirror, const struct item *item,
 
 /* Take the reply for news @i. */
 static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size_t i,
-                           struct cs_changes *changes, struct cs_err *err)
+                           struct cs_err *err)
 {
     struct item *item = &flight->items[i];
     struct cs_script_reply reply = {0};
@@ -548,7 +624,7 @@ static enum cs_status hear(struct cs_mirror *mirror, struct flight *flight, size
     }
     verdict = reply.verdict;
     if (verdict == CS_VERDICT_OK || verdict == CS_VERDICT_DUP || verdict == CS_VERDICT_NOINDEX)
-        rc = note(mirror, item, &reply, changes, err);
+        rc = note(mirror, item, &reply, &flight->run->changes, err);
     if (verdict != CS_VERDICT_OK && verdict != CS_VERDICT_DUP)
         cs_ring(mirror, item->local.meta.user); /* Redis is not as we left it */
     if (item->way == WAY_PUSH)
@@ -572,13 +648,15 @@ static enum cs_status add_change(struct cs_changes *changes, enum cs_mirror_chan
     return cs_changes_add(changes, &change, err);
 }
 
-/* What became of the marks: set for what goes the slow way or waits, cleared for what waited. */
-static enum cs_status add_marks(const struct flight *flight, struct cs_changes *changes,
-                                struct cs_err *err)
+/* What became of the marks: set for what goes the slow way or waits, cleared for what waited.
+ * *out_any: there are such, and the changes are to be applied while the flight lasts. */
+static enum cs_status add_marks(const struct flight *flight, bool *out_any, struct cs_err *err)
 {
+    struct cs_changes *changes = &flight->run->changes;
     enum cs_status rc = CS_OK;
     size_t i;
 
+    *out_any = false;
     for (i = 0; i < flight->count && rc == CS_OK; i++) {
         const struct item *item = &flight->items[i];
         const char *sid = flight->news[i].sid;
@@ -587,8 +665,22 @@ static enum cs_status add_marks(const struct flight *flight, struct cs_changes *
             rc = add_change(changes, CS_CHANGE_UNSENT, sid, 0, err);
         else if (item->waiting != NULL)
             rc = add_change(changes, CS_CHANGE_CLEAN, sid, item->waiting->generation, err);
+        else
+            continue;
+        *out_any = true;
     }
     return rc;
+}
+
+/* Write down what was done, and let the cursor pass. */
+static enum cs_status keep(struct cs_mirror *mirror, struct run *run, struct cs_err *err)
+{
+    enum cs_status rc = CS_OK;
+
+    if (run->moved)
+        rc = add_change(&run->changes, CS_CHANGE_PUSHED, NULL, run->upto, err);
+    run->moved = false;
+    return rc == CS_OK ? cs_changes_apply(mirror, &run->changes, err) : rc;
 }
 
 static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct cs_mirror_news *news,
@@ -608,6 +700,15 @@ static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct cs_mi
     return CS_OK;
 }
 
+/* How far news @i are in Redis: what was sent may be newer than what was loaded. */
+static int64_t sent_upto(const struct flight *flight, size_t i)
+{
+    const struct cs_mirror_news *news = &flight->news[i];
+    int64_t loaded = cs_vector_get(&flight->items[i].local.vv, news->origin);
+
+    return loaded > news->from - 1 ? loaded : news->from - 1;
+}
+
 /* The marks are set. */
 static enum cs_status settle_each(struct cs_mirror *mirror, struct flight *flight,
                                   struct cs_err *err)
@@ -625,42 +726,54 @@ static enum cs_status settle_each(struct cs_mirror *mirror, struct flight *fligh
         if (item->way == WAY_SLOW)
             rc = cs_compare(mirror, (const char(*)[CS_UUID_MAX])flight->news[i].sid, 1, NULL,
                             item->how, err);
-        if (rc == CS_OK && item->way != WAY_WAIT)
-            done_note(flight->done, &flight->news[i],
-                      cs_vector_get(&item->local.vv, flight->news[i].origin));
+        if (rc == CS_OK && item->way != WAY_WAIT && item->way != WAY_NONE)
+            done_note(&flight->run->done, &flight->news[i], sent_upto(flight, i));
     }
     return rc;
 }
 
-/* Set the marks, and only then let the cursor pass; in one transaction if nothing is to be compared
- * before. */
-static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight,
-                             struct cs_changes *changes, struct cs_err *err)
+/* Set the marks, and only then let the cursor pass: in one transaction if nothing is to be compared
+ * before, and in a later one if there are no marks either. */
+static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight, struct cs_err *err)
 {
-    struct cs_mirror_change pushed = {.kind = CS_CHANGE_PUSHED, .number = flight->upto};
-    bool slow = false;
-    enum cs_status rc = add_marks(flight, changes, err);
+    struct run *run = flight->run;
+    bool marks, slow = false;
+    enum cs_status rc = add_marks(flight, &marks, err);
     size_t i;
 
     for (i = 0; i < flight->count; i++)
         slow = slow || flight->items[i].way == WAY_SLOW;
-    if (rc == CS_OK && !slow && flight->upto > 0)
-        rc = cs_changes_add(changes, &pushed, err);
-    if (rc == CS_OK)
-        rc = cs_changes_apply(mirror, changes, err);
+    if (slow && rc == CS_OK)
+        rc = keep(mirror, run, err);
+    if (flight->upto > 0) {
+        run->upto = flight->upto;
+        run->moved = true;
+    }
+    if (rc == CS_OK && !slow && (marks || run->changes.count >= KEEP_MAX))
+        rc = keep(mirror, run, err);
     if (rc == CS_OK)
         rc = settle_each(mirror, flight, err);
-    if (rc == CS_OK && slow && flight->upto > 0)
-        rc = mirror->options.port.apply(mirror->options.port.arg, &pushed, 1, err);
-    return rc;
+    if (rc != CS_OK && slow)
+        run->moved = false; /* what was not compared is offered again */
+    return rc == CS_OK && slow ? keep(mirror, run, err) : rc;
 }
 
 typedef enum cs_status (*asker)(struct cs_mirror *mirror, struct flight *flight, size_t i,
                                 struct cs_err *err);
 
+/* Let Redis begin with what is in the pipeline. */
+static enum cs_status write_some(struct cs_mirror *mirror, struct flight *flight,
+                                 struct cs_err *err)
+{
+    if (flight->bytes - flight->written < WRITE_MIN || cs_redis_owed(mirror->redis) == 0)
+        return CS_OK;
+    flight->written = flight->bytes;
+    return cs_redis_flush(mirror->redis, cs_op_deadline(), err);
+}
+
 /* One request for each of the news that have something to send. *out_any: some had. */
 static enum cs_status fly_once(struct cs_mirror *mirror, struct flight *flight, asker ask_for,
-                               struct cs_changes *changes, bool *out_any, struct cs_err *err)
+                               bool *out_any, struct cs_err *err)
 {
     enum cs_status rc = CS_OK;
     size_t i, sent;
@@ -669,13 +782,16 @@ static enum cs_status fly_once(struct cs_mirror *mirror, struct flight *flight, 
     for (sent = 0; sent < flight->count && rc == CS_OK;) {
         size_t first = sent;
 
-        for (flight->bytes = 0; sent < flight->count && rc == CS_OK && flight->bytes < FLIGHT_MAX;
-             sent++)
+        flight->bytes = flight->written = 0;
+        for (; sent < flight->count && rc == CS_OK && flight->bytes < FLIGHT_MAX; sent++) {
             rc = ask_for(mirror, flight, sent, err);
+            if (rc == CS_OK)
+                rc = write_some(mirror, flight, err);
+        }
         for (i = first; i < sent && rc == CS_OK; i++)
             if (flight->items[i].owed) {
                 *out_any = true;
-                rc = hear(mirror, flight, i, changes, err);
+                rc = hear(mirror, flight, i, err);
             }
     }
     return rc;
@@ -683,16 +799,12 @@ static enum cs_status fly_once(struct cs_mirror *mirror, struct flight *flight, 
 
 static enum cs_status fly(struct cs_mirror *mirror, struct flight *flight, struct cs_err *err)
 {
-    struct cs_changes changes = {0};
     bool any;
-    enum cs_status rc = fly_once(mirror, flight, ask, &changes, &any, err);
+    enum cs_status rc = fly_once(mirror, flight, ask, &any, err);
 
     while (rc == CS_OK && any)
-        rc = fly_once(mirror, flight, ask_more, &changes, &any, err);
-    if (rc == CS_OK)
-        rc = settle(mirror, flight, &changes, err);
-    cs_changes_fini(&changes);
-    return rc;
+        rc = fly_once(mirror, flight, ask_more, &any, err);
+    return rc == CS_OK ? settle(mirror, flight, err) : rc;
 }
 
 /* Those that waited long enough; else the next page of news. *out_more is false when there was
@@ -702,7 +814,7 @@ static enum cs_status fill(struct cs_mirror *mirror, struct flight *flight, bool
 {
     const struct cs_mirror_port *port = &mirror->options.port;
     struct cs_mirror_news_page page = {.items = flight->news, .max = NEWS_MAX};
-    int64_t after = 0;
+    struct run *run = flight->run;
     enum cs_status rc = CS_OK;
     size_t i;
 
@@ -712,38 +824,48 @@ static enum cs_status fill(struct cs_mirror *mirror, struct flight *flight, bool
         rc = cs_lease_ask_late(mirror, flight->news[i].sid, err);
     if (flight->count > 0)
         return rc;
-    rc = port->pushed(port->arg, &after, err);
+    if (run->upto < 0)
+        rc = port->pushed(port->arg, &run->upto, err);
     if (rc == CS_OK)
-        rc = port->news(port->arg, after, &page, err);
+        rc = port->news(port->arg, run->upto, &page, err);
     if (rc != CS_OK)
         return rc;
     flight->count = page.count;
     flight->upto = page.upto;
-    *out_more = page.upto > after;
+    *out_more = page.upto > run->upto;
     return CS_OK;
+}
+
+static enum cs_status push_page(struct cs_mirror *mirror, struct run *run, bool *out_more,
+                                struct cs_err *err)
+{
+    struct flight *flight = calloc(1, sizeof *flight);
+    enum cs_status rc;
+
+    if (flight == NULL)
+        return cs_err_nomem(err);
+    flight->run = run;
+    batch_init(&flight->batch);
+    rc = fill(mirror, flight, out_more, err);
+    if (rc == CS_OK && *out_more)
+        rc = fly(mirror, flight, err);
+    flight_free(flight);
+    return rc;
 }
 
 enum cs_status cs_push_news(struct cs_mirror *mirror, struct cs_err *err)
 {
-    struct done done = {NULL, 0, 0};
-    enum cs_status rc = CS_OK;
+    struct run run = {.upto = -1};
     bool more = mirror->push_after <= cs_mono_ms();
+    enum cs_status rc = CS_OK, kept;
 
+    cs_leases_over(mirror, NULL);
     while (rc == CS_OK && more) {
-        struct flight *flight = calloc(1, sizeof *flight);
-
-        if (flight == NULL) {
-            rc = cs_err_nomem(err);
-            break;
-        }
-        flight->done = &done;
-        cs_buf_init(&flight->batch.text, SIZE_MAX / 2);
-        rc = fill(mirror, flight, &more, err);
-        if (rc == CS_OK && more)
-            rc = fly(mirror, flight, err);
-        flight_free(flight);
+        rc = push_page(mirror, &run, &more, err);
         cs_mirror_serve(mirror);
     }
-    free(done.entries);
-    return rc;
+    kept = keep(mirror, &run, rc == CS_OK ? err : NULL);
+    cs_changes_fini(&run.changes);
+    free(run.done.entries);
+    return rc == CS_OK ? kept : rc;
 }

@@ -33,6 +33,7 @@ enum cs_status cs_whole_load(struct cs_mirror *mirror, const char *sid, size_t m
 
     if (max == 0)
         max = mirror->request_max > PUT_MAX / 8 ? PUT_MAX : mirror->request_max;
+    cs_leases_over(mirror, sid);
     *whole = (struct cs_whole){.max = max, .message_max = mirror->message_max};
     cs_buf_init(&whole->text, SIZE_MAX / 2);
     cs_mirror_local_fini(local);

@@ -263,6 +263,30 @@ static void write_stub(struct cs_buf *out, const struct cs_mirror_message *messa
     cs_json_free(root);
 }
 
+void cs_record_number(struct cs_buf *out, uint64_t number)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    cs_buf_add(out, digits + at, sizeof digits - at);
+}
+
+/* An origin's name, as cs_vector_name() has it. */
+static void write_origin(struct cs_buf *out, int64_t origin)
+{
+    char name[CS_VECTOR_NAME_MAX - 1];
+    uint64_t rest = (uint64_t)origin;
+    size_t at;
+
+    for (at = sizeof name; at > 0; rest >>= 4)
+        name[--at] = "0123456789abcdef"[rest & 15];
+    cs_buf_add(out, name, sizeof name);
+}
+
 void cs_record_write(struct cs_buf *out, const struct cs_mirror_message *message, size_t max)
 {
     if (message->len > max)
@@ -272,11 +296,18 @@ void cs_record_write(struct cs_buf *out, const struct cs_mirror_message *message
     if (out->status != CS_OK || out->len == 0)
         return;
     out->len--; /* the brace */
-    cs_buf_addf(out, IDENTITY "\"%016" PRIx64 "\",%" PRId64 ",\"%" PRId64 "\",\"",
-                (uint64_t)message->origin, message->seq, message->hlc);
-    if (message->parent_origin != 0)
-        cs_buf_addf(out, "%016" PRIx64 ".%" PRId64, (uint64_t)message->parent_origin,
-                    message->parent_seq);
+    cs_buf_add(out, IDENTITY "\"", sizeof IDENTITY);
+    write_origin(out, message->origin);
+    cs_buf_adds(out, "\",");
+    cs_record_number(out, (uint64_t)message->seq);
+    cs_buf_adds(out, ",\"");
+    cs_record_number(out, (uint64_t)message->hlc);
+    cs_buf_adds(out, "\",\"");
+    if (message->parent_origin != 0) {
+        write_origin(out, message->parent_origin);
+        cs_buf_addc(out, '.');
+        cs_record_number(out, (uint64_t)message->parent_seq);
+    }
     cs_buf_adds(out, "\"]}");
 }
 

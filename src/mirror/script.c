@@ -8,8 +8,7 @@
 #include "priv.h"
 
 #define KEY_MAX     256 /* bytes of a key with its NUL */
-#define ARGS_FIXED  24  /* words before a PUSH's messages, and of any other call, at most */
-#define PUSH_FIXED  6
+#define ARGS_MAX    24  /* words of a call */
 #define NUMBER_MAX  24
 #define LEASE_TRIES 4
 #define HEADER_FAST "#!lua flags=allow-key-locking\n"
@@ -28,12 +27,21 @@ static const struct {
 
 /* ---- Texts ----------------------------------------------------------------------------------- */
 
+/* A file without the lines that are comments: each connection loads it. */
 static void add_file(struct cs_buf *out, const char *name)
 {
     const struct cs_embedded *file = cs_mirror_lua;
     while (file->name && strcmp(file->name, name) != 0)
         file++;
-    cs_buf_add(out, file->data, file->len);
+    const char *line = (const char *)file->data, *end = line + file->len;
+    while (line < end) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        const char *next = newline ? newline + 1 : end;
+        size_t indent = strspn(line, " ");
+        if (strncmp(line + indent, "--", 2) != 0)
+            cs_buf_add(out, line, (size_t)(next - line));
+        line = next;
+    }
 }
 
 /* The whole text of a script for this server. */
@@ -49,11 +57,15 @@ static void add_text(const struct cs_redis *redis, enum cs_script script, struct
         {"LOG_TTL", CS_LOG_TTL_S},   {"TOMB_TTL", CS_TOMB_TTL_S},
         {"LONG_TTL", CS_LONG_TTL_S}, {"INDEX_S", CS_INDEX_S},
         {"REFRESH_S", CS_REFRESH_S}, {"LEASE_MS", CS_LEASE_MS},
+        {"PIECE_MAX", CS_PIECE_MAX},
     };
+    static const int blanks[] = {512, 256, 128, 64, 32};
     if (scripts[script].declares_all_keys && redis->headers == CS_HEADERS_FAST)
         cs_buf_adds(out, HEADER_FAST);
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         cs_buf_addf(out, "local %s=%d ", constants[i].name, constants[i].value);
+    for (size_t i = 0; i < sizeof blanks / sizeof *blanks; i++)
+        cs_buf_addf(out, "local BLANKS%d='%*s' ", blanks[i], blanks[i], "");
     cs_buf_addc(out, '\n');
     add_file(out, "common.lua");
     add_file(out, scripts[script].file);
@@ -144,26 +156,18 @@ void cs_scripts_heed(struct cs_redis *redis, const struct cs_reply *reply)
 
 /* The words of a call that is being put together. */
 struct words {
-    const char **argv;
-    size_t *lens;
-    size_t count, cap;
+    const char *argv[ARGS_MAX];
+    size_t lens[ARGS_MAX];
+    size_t count;
     char keys[6][KEY_MAX];
     size_t nkeys;
 };
 
-static enum cs_status words_init(struct words *words, size_t cap, struct cs_err *err)
-{
-    *words = (struct words){.cap = cap, .count = 3}; /* EVALSHA, digest, number of keys */
-    words->argv = calloc(cap, sizeof *words->argv);
-    words->lens = calloc(cap, sizeof *words->lens);
-    return words->argv && words->lens ? CS_OK : cs_err_nomem(err);
-}
-
-static void words_fini(struct words *words)
-{
-    free(words->argv);
-    free(words->lens);
-}
+/* The first three are EVALSHA, the digest, and the number of keys. */
+#define WORDS_INIT                                                                                 \
+    {                                                                                              \
+        .count = 3                                                                                 \
+    }
 
 static void add(struct words *words, const char *text, size_t len)
 {
@@ -195,15 +199,16 @@ static enum cs_status add_key(struct words *words, const char *prefix, const cha
     return CS_OK;
 }
 
-/* The keys that PUSH, PUT and DEL have in common. */
+/* The keys that PUSH, PUT and DEL have in common; with @index those that name the session, too. */
 static enum cs_status add_keys(struct words *words, const struct cs_script_session *session,
-                               struct cs_err *err)
+                               bool index, struct cs_err *err)
 {
     enum cs_status rc = add_key(words, CS_KEY_SESSION, session->sid, err);
     if (rc == CS_OK)
         rc = add_key(words, CS_KEY_LOG, session->user, err);
-    if (rc == CS_OK)
-        rc = add_key(words, CS_KEY_USER, session->user, err);
+    if (rc != CS_OK || !index)
+        return rc;
+    rc = add_key(words, CS_KEY_USER, session->user, err);
     if (rc == CS_OK)
         rc = add_key(words, CS_KEY_CONVERSATION, session->cid, err);
     return rc;
@@ -238,23 +243,18 @@ static enum cs_status append(struct cs_redis *redis, enum cs_script script, stru
     return rc;
 }
 
-/* `,"lastUsedAt":…,"status":…,"model":…`, the first of them being what the scripts look for. */
+/* `"last used","status","model"`: the scripts know the members' names. */
 static enum cs_status render_state(const struct cs_script_state *state, struct cs_buf *out,
                                    struct cs_err *err)
 {
-    const struct {
-        const char *name, *value;
-    } members[] = {
-        {"lastUsedAt", state->last_used_at},
-        {"status", state->status},
-        {"model", state->model},
-    };
-    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
-        size_t len = strlen(members[i].value);
-        if (!cs_utf8_valid(members[i].value, len))
-            return cs_err_set(err, CS_INVALID, NULL, "%s is not UTF-8", members[i].name);
-        cs_buf_addf(out, ",\"%s\":", members[i].name);
-        cs_json_quote(out, members[i].value, len);
+    const char *const values[] = {state->last_used_at, state->status, state->model};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        size_t len = strlen(values[i]);
+        if (!cs_utf8_valid(values[i], len))
+            return cs_err_set(err, CS_INVALID, NULL, "a session's state is not UTF-8");
+        if (i > 0)
+            cs_buf_addc(out, ',');
+        cs_json_quote(out, values[i], len);
     }
     return cs_buf_check(out, err);
 }
@@ -266,42 +266,44 @@ static bool origin_is_valid(const char *origin)
 }
 
 static enum cs_status add_push(struct words *words, const struct cs_push *push,
-                               const struct cs_buf *state, char numbers[2][NUMBER_MAX],
+                               const struct cs_buf texts[2], char number[NUMBER_MAX],
                                struct cs_err *err)
 {
-    enum cs_status rc = add_keys(words, &push->session, err);
+    enum cs_status rc = add_keys(words, &push->session, push->index, err);
     if (rc == CS_OK && push->lease)
         rc = add_key(words, CS_KEY_LEASE, push->session.sid, err);
     if (rc != CS_OK)
         return rc;
-    add_number(words, numbers[0], push->session.ttl_s);
+    add_number(words, number, push->session.ttl_s);
     adds(words, push->origin);
-    add_number(words, numbers[1], push->from);
-    add(words, state->data, state->len);
-    adds(words, push->lease ? push->lease : "");
-    for (size_t i = 0; i < push->count; i++)
-        add(words, push->messages[i], push->lens[i]);
+    add(words, texts[0].data, texts[0].len);
+    add(words, texts[1].data, texts[1].len);
+    add(words, push->messages, push->messages_len);
+    if (push->lease)
+        adds(words, push->lease);
     return CS_OK;
 }
 
 enum cs_status cs_push_append(struct cs_redis *redis, const struct cs_push *push,
                               struct cs_err *err)
 {
-    struct words words = {0};
-    struct cs_buf state;
-    char numbers[2][NUMBER_MAX];
-    if (push->count == 0 || push->from < 1 || !origin_is_valid(push->origin))
+    struct words words = WORDS_INIT;
+    struct cs_buf texts[2]; /* sequence and lengths; state */
+    char number[NUMBER_MAX];
+    if (push->messages_len < 2 || push->from < 1 || !origin_is_valid(push->origin))
         return cs_err_set(err, CS_INVALID, NULL, "messages of no origin or sequence");
-    cs_buf_init(&state, CS_TAIL_WIDTH_MAX);
-    enum cs_status rc = render_state(&push->state, &state, err);
+    cs_buf_init(&texts[0], CS_VALUE_MAX);
+    cs_buf_init(&texts[1], CS_TAIL_WIDTH_MAX);
+    cs_buf_addf(&texts[0], "%lld%s", (long long)push->from, push->lens);
+    enum cs_status rc = cs_buf_check(&texts[0], err);
     if (rc == CS_OK)
-        rc = words_init(&words, ARGS_FIXED + push->count, err);
+        rc = render_state(&push->state, &texts[1], err);
     if (rc == CS_OK)
-        rc = add_push(&words, push, &state, numbers, err);
+        rc = add_push(&words, push, texts, number, err);
     if (rc == CS_OK)
         rc = append(redis, CS_SCRIPT_PUSH, &words, err);
-    words_fini(&words);
-    cs_buf_fini(&state);
+    cs_buf_fini(&texts[0]);
+    cs_buf_fini(&texts[1]);
     return rc;
 }
 
@@ -309,7 +311,7 @@ static enum cs_status add_put(struct words *words, const struct cs_put *put,
                               const struct cs_buf *state, char numbers[4][NUMBER_MAX],
                               struct cs_err *err)
 {
-    enum cs_status rc = add_keys(words, &put->session, err);
+    enum cs_status rc = add_keys(words, &put->session, true, err);
     if (rc == CS_OK)
         rc = add_key(words, CS_KEY_TOMB, put->session.sid, err);
     if (rc == CS_OK && put->lease)
@@ -343,7 +345,7 @@ static bool put_is_sound(const struct cs_put *put)
 
 enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put, struct cs_err *err)
 {
-    struct words words = {0};
+    struct words words = WORDS_INIT;
     struct cs_buf state;
     char numbers[4][NUMBER_MAX];
     if (!put_is_sound(put))
@@ -351,12 +353,9 @@ enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put, s
     cs_buf_init(&state, CS_TAIL_WIDTH_MAX);
     enum cs_status rc = render_state(&put->state, &state, err);
     if (rc == CS_OK)
-        rc = words_init(&words, ARGS_FIXED, err);
-    if (rc == CS_OK)
         rc = add_put(&words, put, &state, numbers, err);
     if (rc == CS_OK)
         rc = append(redis, CS_SCRIPT_PUT, &words, err);
-    words_fini(&words);
     cs_buf_fini(&state);
     return rc;
 }
@@ -364,10 +363,8 @@ enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put, s
 enum cs_status cs_del_append(struct cs_redis *redis, const struct cs_script_session *session,
                              const char *vv, struct cs_err *err)
 {
-    struct words words = {0};
-    enum cs_status rc = words_init(&words, ARGS_FIXED, err);
-    if (rc == CS_OK)
-        rc = add_keys(&words, session, err);
+    struct words words = WORDS_INIT;
+    enum cs_status rc = add_keys(&words, session, true, err);
     if (rc == CS_OK)
         rc = add_key(&words, CS_KEY_TOMB, session->sid, err);
     if (rc == CS_OK) {
@@ -375,7 +372,6 @@ enum cs_status cs_del_append(struct cs_redis *redis, const struct cs_script_sess
         adds(&words, vv);
         rc = append(redis, CS_SCRIPT_DEL, &words, err);
     }
-    words_fini(&words);
     return rc;
 }
 
@@ -434,16 +430,13 @@ enum cs_status cs_lease_take(struct cs_redis *redis, const struct cs_lease *leas
 static enum cs_status lease_call(struct cs_redis *redis, const char *sid, const char *const args[3],
                                  struct cs_err *err)
 {
-    struct words words = {0};
-    enum cs_status rc = words_init(&words, ARGS_FIXED, err);
-    if (rc == CS_OK)
-        rc = add_key(&words, CS_KEY_LEASE, sid, err);
+    struct words words = WORDS_INIT;
+    enum cs_status rc = add_key(&words, CS_KEY_LEASE, sid, err);
     if (rc == CS_OK) {
         for (size_t i = 0; i < 3; i++)
             adds(&words, args[i]);
         rc = append(redis, CS_SCRIPT_LEASE, &words, err);
     }
-    words_fini(&words);
     return rc;
 }
 
@@ -502,6 +495,7 @@ static enum cs_status read_verdict(struct cs_reply *reply, struct cs_script_repl
         .seq = cs_reply_int(cs_reply_at(reply, 1), 0),
         .length = cs_reply_int(cs_reply_at(reply, 2), 0),
         .id = text_at(reply, 3),
+        .fresh_s = cs_reply_int(cs_reply_at(reply, 4), 0),
         .vv = busy ? NULL : text_at(reply, 4),
         .host = busy ? cs_reply_string(cs_reply_at(reply, 4), NULL) : NULL,
         .evicted = cs_reply_at(reply, 5),

@@ -23,7 +23,8 @@ enum cs_verdict {
     CS_VERDICT_GAP,      /* PUSH: Redis has messages up to `seq` only: resend from seq + 1 */
     CS_VERDICT_MISS,     /* PUSH: there is no such session: PUT it */
     CS_VERDICT_NOLOG,    /* PUSH: the log is gone: PUT, which makes it anew */
-    CS_VERDICT_NOINDEX,  /* PUSH: done, but the user's set does not have it: PUT as well */
+    CS_VERDICT_NOINDEX,  /* PUSH: done, but the user's set does not have it, or may not: PUT as well
+                          */
     CS_VERDICT_FOREIGN,  /* the value is not one of ours: import it, then PUT with its digest */
     CS_VERDICT_TORN,     /* PUSH: the value was damaged and has been removed: PUT it */
     CS_VERDICT_LARGE,    /* the value would pass its cap: nothing was written */
@@ -45,6 +46,7 @@ struct cs_script_reply {
     int64_t seq;      /* PUSH, OK, DUP, FORK, GAP: highest sequence of the origin in Redis;
                        * PUT, OK: 1 if the log may have been gone */
     int64_t length;   /* PUSH and PUT, OK: bytes of the session's value */
+    int64_t fresh_s;  /* PUSH, OK: seconds for which its index need not be looked at */
     const char *id;   /* OK but LEASE: id of the log's entry; else NULL */
     const char *vv;   /* vector as JSON: TOMB, STALE, NEWER, DUP of PUT, OK of DEL; else NULL */
     const char *host; /* BUSY: who holds the lease; else NULL */
@@ -81,12 +83,14 @@ struct cs_script_state {
 struct cs_push {
     struct cs_script_session session;
     struct cs_script_state state;
-    const char *origin;          /* [A-Za-z0-9_-]{1,64} */
-    int64_t from;                /* sequence of messages[0]; contiguous from there */
-    const char *const *messages; /* rendered JSON objects */
-    const size_t *lens;
-    size_t count;      /* at least 1 */
+    const char *origin;   /* [A-Za-z0-9_-]{1,64} */
+    int64_t from;         /* sequence of the first; contiguous from there */
+    const char *messages; /* rendered JSON objects, a comma before each; at least one */
+    size_t messages_len;
+    const char *lens;  /* of all but the last, with their commas: " 12 34"; "" for one message */
     const char *lease; /* token of a lease to release with it; NULL: none */
+    bool index;        /* have the keys that name the session refreshed if it is time to. False: no
+                        * longer than `fresh_s` after a reply said so */
 };
 CS_MUST_USE enum cs_status cs_push_append(struct cs_redis *redis, const struct cs_push *push,
                                           struct cs_err *err);

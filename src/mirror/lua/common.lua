@@ -1,6 +1,6 @@
 -- Common to all scripts: put before each of them, after a line of constants from keys.h:
 --   WIDTH WIDTH_MAX PROTOCOL VALUE_MAX ENTRY_MAX LOG_LENGTH LOG_TTL TOMB_TTL LONG_TTL INDEX_S
---   REFRESH_S LEASE_MS
+--   REFRESH_S LEASE_MS PIECE_MAX, and BLANKS512 … BLANKS32: so many blanks
 --
 -- The tail, the last `w` bytes of a session's value:
 --   ],"_cx":{"p":1,"L":…,"at":…,"ix":…,"mv":…,"vv":{"origin":n,…}},
@@ -87,25 +87,35 @@ local function read_tail(key)
   }
 end
 
--- A tail of `width` bytes; nil if it does not fit. Room is kept for numbers of more digits.
-local function write_tail(t, width)
-  local head = string.format(
-    '],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f,"mv":%s,"vv":%s}%s,"messageCount":%.0f',
-    PROTOCOL, t.L, t.at, t.ix, t.mv, write_vector(t.vv), t.state, count(t.vv))
-  local foot = string.format(',"w":"%d"}', width)
-  local room = width - #head - #foot
-  if room < 32 then return nil end
-  return head .. string.rep(' ', room) .. foot
+-- The least width, from t.width upwards, that holds the tail, with room for numbers of more digits;
+-- nil if none does. L, at and ix may still change. (Each string that is made costs time by its bytes.)
+local function fit(t)
+  t.rest = string.format(',"mv":%s,"vv":%s}%s,"messageCount":%.0f', t.mv, write_vector(t.vv), t.state,
+    count(t.vv))
+  local width, need = t.width, #t.rest + 128
+  while width < need do width = width * 2 end
+  return width <= WIDTH_MAX and width or nil
 end
 
--- The least width, from t.width upwards, that holds the tail; nil if none does.
-local function fit(t)
-  local width = t.width
-  while width <= WIDTH_MAX do
-    if write_tail(t, width) then return width end
-    width = width * 2
-  end
-  return nil
+-- Add the pieces of a tail of t.width bytes, which fit() found to be enough.
+local function add_tail(t, pieces)
+  local head = string.format('],"_cx":{"p":%d,"L":%.0f,"at":%.0f,"ix":%.0f', PROTOCOL, t.L, t.at, t.ix)
+  local foot = string.format(',"w":"%d"}', t.width)
+  local n, room = #pieces, t.width - #head - #t.rest - #foot
+  pieces[n + 1], pieces[n + 2] = head, t.rest
+  n = n + 2
+  while room >= 512 do n, room, pieces[n + 1] = n + 1, room - 512, BLANKS512 end
+  if room >= 256 then n, room, pieces[n + 1] = n + 1, room - 256, BLANKS256 end
+  if room >= 128 then n, room, pieces[n + 1] = n + 1, room - 128, BLANKS128 end
+  if room >= 64 then n, room, pieces[n + 1] = n + 1, room - 64, BLANKS64 end
+  if room >= 32 then n, room, pieces[n + 1] = n + 1, room - 32, BLANKS32 end
+  pieces[n + 1], pieces[n + 2] = string.rep(' ', room), foot
+end
+
+-- The state's members in the tail; an argument has their values alone: "last used","status","model".
+local function argument_state(text)
+  local used, status, model = text:match('^("[^"]*"),("[^"]*"),(".*")$')
+  return string.format(',"lastUsedAt":%s,"status":%s,"model":%s', used, status, model)
 end
 
 local function last_used(state) return state:match('^,"lastUsedAt":"([^"]*)"') or '' end

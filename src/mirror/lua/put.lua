@@ -1,7 +1,7 @@
 -- PUT: create or replace a whole session.
 -- KEYS  1 session  2 log  3 user's set  4 conversation  5 tombstone  [6 lease]
 -- ARGV  1 session id  2 time to live (s; 0: none)  3 prefix  4 messages  5 their vector
---       6 state: `,"lastUsedAt":"…",…`  7 version of the prefix  8 note for the log, or ''
+--       6 state: `"last used","status","model"`  7 version of the prefix  8 note for the log, or ''
 --       9 limit of the user, or 0  10 stamp to heal with, or 0 for activity
 --       11 SHA-1 of the foreign value that is replaced, or ''  12 token of the lease, or ''
 -- Reply {OK, anew, length, entry id, '', {evicted session id…}}   anew 1: the log may have been gone
@@ -11,8 +11,9 @@
 --                was to be replaced is gone: a late import would add its messages once more
 --       {FULL}   these messages were evicted just now, or (healing) fresher sessions use up the
 --                limit; the session is not in Redis
--- A new session calls MGET, GETRANGE, SRANDMEMBER (with a limit SMEMBERS), EXISTS, XADD, SET, SET,
--- SADD, TTL; with a lease GETDEL; every five minutes EXPIRE, EXPIRE; making room costs more.
+-- A new session calls MGET, GETRANGE, SRANDMEMBER (with a limit SMEMBERS), EXISTS (where there are many
+-- members, one in eight), XADD, SET, SET, SADD, TTL; many bytes cost two APPENDs; with a lease GETDEL;
+-- every five minutes EXPIRE, EXPIRE; making room costs more.
 -- Reads and evicts other sessions of the user: keys that it does not declare.
 local sid, ttl, prefix, messages = ARGV[1], lifetime(ARGV[2]), ARGV[3], ARGV[4]
 local new, mv = argument_vector(ARGV[5]), ARGV[7]
@@ -99,7 +100,7 @@ if heal > 0 then
   if life <= 0 then return {'EXPIRED'} end
 end
 
-local out = {at = NEVER, ix = NEVER, L = 0, mv = mv, vv = new, state = ARGV[6], width = WIDTH}
+local out = {at = NEVER, ix = NEVER, L = 0, mv = mv, vv = new, state = argument_state(ARGV[6]), width = WIDTH}
 if t then
   out.state, out.width = newer_state(t.state, out.state), t.width
 end
@@ -109,9 +110,10 @@ out.L = #prefix + #messages + out.width
 if out.L > VALUE_MAX then return {'LARGE'} end
 
 local evict, gone, others = {}, {}, {}
+local sample = sid:byte(-1) % 8 == 0 and 64 or 8 -- of a large set: one PUT in eight cleans for all
 local has_place = t and mine
 if not has_place then
-  local members = limit > 0 and call('SMEMBERS', KEYS[3]) or call('SRANDMEMBER', KEYS[3], 8)
+  local members = limit > 0 and call('SMEMBERS', KEYS[3]) or call('SRANDMEMBER', KEYS[3], sample)
   for _, member in ipairs(members) do
     if member ~= sid then others[#others + 1] = member end
   end
@@ -130,7 +132,7 @@ if limit > 0 and not has_place and #others >= limit then
     return {'FULL'}
   end
   for i = 1, over do evict[i] = live[i] end
-else
+elseif limit > 0 or #others < 8 or sample > 8 then
   gone = dangling(others)
 end
 
@@ -168,7 +170,14 @@ if same then
 else
   out.ix = stamp(id)
   out.at = heal > 0 and at or out.ix
-  call('SET', KEYS[1], prefix .. messages .. write_tail(out, out.width), 'EX', life)
+  local large = #prefix + #messages > PIECE_MAX
+  local pieces = large and {} or {prefix, messages}
+  add_tail(out, pieces)
+  call('SET', KEYS[1], large and prefix or table.concat(pieces), 'EX', life)
+  if large then
+    call('APPEND', KEYS[1], messages)
+    call('APPEND', KEYS[1], table.concat(pieces))
+  end
 end
 call('SET', KEYS[4], sid, 'EX', life + INDEX_S)
 if not mine then call('SADD', KEYS[3], sid) end

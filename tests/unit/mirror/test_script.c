@@ -202,30 +202,34 @@ static struct cs_script_session ids(const char *sid)
 static const struct cs_script_state now_state = {"active", "2026-01-01T00:00:01.000Z", "m\"1"};
 
 static char texts[300][100];
-static const char *text_list[300];
-static size_t text_lens[300];
+static char joined[300 * 100], joined_lens[300 * 4]; /* as a PUSH wants them */
 
-/* Messages `from` … `from + count - 1` of @origin. */
-static void make_texts(const char *origin, int64_t from, size_t count, const char *content)
+/* Messages `from` … `from + count - 1` of @origin. Returns the bytes of `joined`. */
+static size_t make_texts(const char *origin, int64_t from, size_t count, const char *content)
 {
+    size_t len = 0, lens = 0;
+    joined_lens[0] = '\0';
     for (size_t i = 0; i < count; i++) {
         int n = snprintf(texts[i], sizeof texts[i], "{\"content\":\"%s\",\"o\":\"%s\",\"q\":%lld}",
                          content, origin, (long long)from + (long long)i);
-        text_list[i] = texts[i];
-        text_lens[i] = (size_t)n;
+        len += (size_t)snprintf(joined + len, sizeof joined - len, ",%s", texts[i]);
+        if (i + 1 < count)
+            lens += (size_t)snprintf(joined_lens + lens, sizeof joined_lens - lens, " %d", n + 1);
     }
+    return len;
 }
 
 static struct cs_push push_of(const char *sid, const char *origin, int64_t from, size_t count)
 {
-    make_texts(origin, from, count, "hi");
+    size_t len = make_texts(origin, from, count, "hi");
     return (struct cs_push){.session = ids(sid),
                             .state = now_state,
                             .origin = origin,
                             .from = from,
-                            .messages = text_list,
-                            .lens = text_lens,
-                            .count = count};
+                            .messages = joined,
+                            .messages_len = len,
+                            .lens = joined_lens,
+                            .index = true};
 }
 
 static enum cs_verdict send_push(const struct cs_push *push)
@@ -367,6 +371,25 @@ static void an_append_costs_five_commands_and_writes_the_log_first(void **state)
     assert_string_equal(monitor_close(fd), "EVALSHA GETRANGE XADD SETRANGE EXPIRE GETDEL");
 }
 
+static void many_bytes_are_written_by_calls_of_their_own(void **state)
+{
+    (void)state;
+    struct cs_put q = put_of("s", "a", 200);
+    int fd = monitor_open();
+    assert_int_equal(send_put(&q), CS_VERDICT_OK);
+    char *commands = monitor_close(fd);
+    assert_non_null(strstr(commands, " XADD SET APPEND APPEND SET SADD"));
+    assert_int_equal(size_of("s"), 200);
+    struct cs_push p = push_of("s", "a", 201, 200);
+    fd = monitor_open();
+    assert_int_equal(send_push(&p), CS_VERDICT_OK);
+    assert_string_equal(monitor_close(fd), "EVALSHA GETRANGE XADD SETRANGE SETRANGE EXPIRE");
+    assert_int_equal(size_of("s"), 400);
+    assert_int_equal(send_push(&p), CS_VERDICT_DUP);
+    assert_int_equal(push("s", "a", 300, 200), CS_VERDICT_OK); /* half of it is new */
+    assert_int_equal(size_of("s"), 499);
+}
+
 static void a_repeated_append_changes_nothing(void **state)
 {
     (void)state;
@@ -396,11 +419,11 @@ static void the_same_id_with_other_bytes_is_a_fork(void **state)
     assert_int_equal(push("s", "a", 2, 3), CS_VERDICT_OK);
     uint64_t before = everything();
     struct cs_push p = push_of("s", "a", 3, 1);
-    make_texts("a", 3, 1, "other");
+    p.messages_len = make_texts("a", 3, 1, "other");
     assert_int_equal(send_push(&p), CS_VERDICT_FORK);
     assert_int_equal(verdict.seq, 4);
     p = push_of("s", "a", 4, 2);
-    make_texts("a", 4, 2, "other");
+    p.messages_len = make_texts("a", 4, 2, "other");
     assert_int_equal(send_push(&p), CS_VERDICT_FORK);
     assert_true(everything() == before);
 }
@@ -480,26 +503,24 @@ static void a_large_append_leaves_offsets_in_the_log(void **state)
 {
     (void)state;
     static char large[200000];
-    int n = snprintf(large, sizeof large, "{\"o\":\"a\",\"q\":2,\"content\":\"");
+    int n = snprintf(large, sizeof large, ",{\"o\":\"a\",\"q\":2,\"content\":\"");
     memset(large + n, 'y', sizeof large - (size_t)n - 3);
     memcpy(large + sizeof large - 3, "\"}", 3);
     assert_int_equal(put("s", "a", 1), CS_VERDICT_OK);
-    const char *messages[] = {large};
-    size_t lens[] = {sizeof large - 1};
     struct cs_push p = push_of("s", "a", 2, 1);
-    p.messages = messages;
-    p.lens = lens;
+    p.messages = large;
+    p.messages_len = sizeof large - 1;
     assert_int_equal(send_push(&p), CS_VERDICT_OK);
     assert_int_equal(size_of("s"), 2);
     assert_string_equal(newest("ann", "b"), "");
     long long at = 0, len = 0;
     assert_int_equal(sscanf(newest("ann", "r"), "%lld %lld", &at, &len), 2);
-    assert_int_equal(len, lens[0]);
+    assert_int_equal(len, sizeof large - 2);
     char first[30], last[30];
     (void)snprintf(first, sizeof first, "%lld", at);
     (void)snprintf(last, sizeof last, "%lld", at + len - 1);
     struct cs_reply *reply = ASK("GETRANGE", key_of(CS_KEY_SESSION, "s"), first, last);
-    assert_true(cs_reply_is(reply, large));
+    assert_true(cs_reply_is(reply, large + 1));
     cs_reply_free(reply);
     assert_int_equal(send_push(&p), CS_VERDICT_DUP);
     assert_int_equal(push("s", "a", 3, 1), CS_VERDICT_OK);
@@ -512,12 +533,12 @@ static void a_value_past_its_cap_is_refused(void **state)
     size_t len = 9 * MB;
     char *large = malloc(len + 1);
     assert_non_null(large);
-    int n = snprintf(large, 60, "{\"o\":\"a\",\"q\":2,\"content\":\"");
+    int n = snprintf(large, 60, ",{\"o\":\"a\",\"q\":2,\"content\":\"");
     memset(large + n, 'y', len - (size_t)n - 2);
     memcpy(large + len - 2, "\"}", 3);
     struct cs_push p = push_of("s", "a", 2, 1);
-    p.messages = (const char *const[]){large};
-    p.lens = &len;
+    p.messages = large;
+    p.messages_len = len;
     assert_int_equal(put("s", "a", 1), CS_VERDICT_OK);
     assert_int_equal(send_push(&p), CS_VERDICT_OK);
     assert_int_equal(size_of("s"), 2);
@@ -614,6 +635,25 @@ static void age(const char *sid, int64_t seconds)
     DO("SET", key_of(CS_KEY_SESSION, sid), copy, "KEEPTTL");
     free(copy);
     cs_reply_free(reply);
+}
+
+static void the_index_is_looked_at_only_when_its_keys_are_named(void **state)
+{
+    (void)state;
+    assert_int_equal(put("s", "a", 1), CS_VERDICT_OK);
+    struct cs_push p = push_of("s", "a", 2, 1);
+    p.index = false;
+    assert_int_equal(send_push(&p), CS_VERDICT_OK);
+    assert_in_range(verdict.fresh_s, 590, 600);
+    age("s", 601);
+    p = push_of("s", "a", 3, 1);
+    p.index = false;
+    int fd = monitor_open();
+    assert_int_equal(send_push(&p), CS_VERDICT_NOINDEX);
+    assert_string_equal(monitor_close(fd), "EVALSHA GETRANGE XADD SETRANGE EXPIRE");
+    assert_int_equal(push("s", "a", 4, 1), CS_VERDICT_OK);
+    assert_int_equal(verdict.fresh_s, 600);
+    assert_int_equal(size_of("s"), 4);
 }
 
 static void appends_refresh_the_index_every_ten_minutes(void **state)
@@ -1402,6 +1442,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(messages_are_appended_and_the_value_stays_json),
         CASE(an_append_costs_five_commands_and_writes_the_log_first),
+        CASE(the_index_is_looked_at_only_when_its_keys_are_named),
+        CASE(many_bytes_are_written_by_calls_of_their_own),
         CASE(a_repeated_append_changes_nothing),
         CASE(the_same_id_with_other_bytes_is_a_fork),
         CASE(a_gap_says_where_to_begin),
