@@ -398,9 +398,9 @@ static void reload_copies_what_may_change_and_names_the_rest(void **state)
 {
     (void)state;
     struct cs_config c = loaded(&(struct given){.file = "{\"model\":\"m1\",\"cwdAllow\":\"/a\"}"});
-    struct cs_config next = loaded(&(struct given){
-        .file = "{\"model\":\"m2\",\"ttlSeconds\":5,\"port\":9,\"redisUrl\":\"hush\","
-                "\"allowedHosts\":\"h\",\"demo\":true}"});
+    struct cs_config next = loaded(
+        &(struct given){.file = "{\"model\":\"m2\",\"ttlSeconds\":5,\"port\":9,\"redisUrl\":\"r\","
+                                "\"allowedHosts\":\"h\",\"openaiApiKey\":\"hush\",\"demo\":true}"});
     struct cs_buf ignored;
     cs_buf_init(&ignored, 4096);
     assert_int_equal(cs_config_reload(&c, &next, &ignored, NULL), CS_OK);
@@ -410,9 +410,10 @@ static void reload_copies_what_may_change_and_names_the_rest(void **state)
     assert_null(c.cwd_allow);
     assert_int_equal(c.ttl_seconds, 5);
     assert_int_equal(c.port, 3000);
-    assert_null(c.redis_url);
+    assert_string_equal(c.redis_url, "r");
+    assert_null(c.openai_api_key);
     assert_false(c.demo);
-    assert_string_equal(ignored.data, "port,redisUrl,demo");
+    assert_string_equal(ignored.data, "port,openaiApiKey,demo");
     cs_buf_fini(&ignored);
     cs_config_fini(&c);
 }
