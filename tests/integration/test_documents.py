@@ -67,7 +67,7 @@ def test_every_setting_that_the_readme_names_exists(settings):
     loader = "".join(source("base"))
     assert all(f'{{"{name}", ' in loader for name in foreign), "the other names of settings"
     assert set(re.findall(r"CODEX_SESSIOND_[A-Z_]+", README)) <= set(settings)
-    other_programs = {"allowedTools", "transport", "header", "long"}
+    other_programs = {"enable", "header", "install", "long", "now", "prefix", "transport", "user"}
     assert set(re.findall(r"(?<![\w-])--([a-z][a-zA-Z-]+)", README)) - other_programs <= flags
 
 
@@ -90,11 +90,19 @@ def test_the_routes_of_readme_document_and_code_are_the_same():
     assert {tuple(route.split()) for row in rows for route in re.findall(r"`(.*?)`", row)} == documented
 
 
-def test_the_members_of_a_new_session_are_those_of_the_document():
-    row = re.search(r"^\| `POST /api/codex/session` \| (.*) \|$", README, re.MULTILINE).group(1)
-    members = set(Document().root["components"]["schemas"]["CreateRequest"]["properties"])
+@pytest.mark.parametrize(("route", "schema"), [("session", "CreateRequest"), ("continue", "ContinueRequest")])
+def test_the_members_of_a_prompt_are_those_of_the_document(route, schema):
+    row = re.search(rf"^\| `POST /api/codex/{route}` \| (.*) \|$", README, re.MULTILINE).group(1)
+    members = set(Document().root["components"]["schemas"][schema]["properties"])
     assert set(re.findall(r"`(\w+)`", row)) == members - {"stream"}  # which has a section of its own
     assert '"stream": true' in section("Live streams")
+
+
+def test_every_place_that_the_readme_points_to_is_there():
+    titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    places = {re.sub(r"[^a-z0-9 ]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= places
+    assert all((ROOT / path).exists() for path in re.findall(r"`((?:src|schema|tests|scripts)/[\w./]+)`", README))
 
 
 def test_every_code_of_an_error_is_documented_and_each_documented_one_can_come():

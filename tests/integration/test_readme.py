@@ -141,6 +141,16 @@ def test_claude_code_has_the_conversation_of_the_readme(daemon, claude_env, tmp_
     assert set(json.loads(said)) == set(answer) and "Argo" in json.loads(said)["content"]
 
 
+def test_what_the_readme_installs_runs_and_is_what_its_service_starts(daemon, tmp_path):
+    install, enable = [command for command in commands() if command.startswith(("cmake ", "systemctl "))]
+    built = os.path.dirname(os.path.realpath(daemon.binary))
+    run(install.replace("build/release", built), {**daemon.env(), "HOME": str(tmp_path)})
+    unit = tmp_path / f".local/share/systemd/user/{enable.split()[-1]}.service"
+    program, verb = re.search(r"^ExecStart=(\S+) (\w+)$", unit.read_text("utf-8"), re.MULTILINE).groups()
+    assert program == str(tmp_path / ".local/bin/codex-sessiond") and verb == "serve"
+    assert run(f"{program} version", daemon.env()).stdout.startswith("codex-sessiond ")
+
+
 def test_no_command_of_the_readme_is_left_out():
-    known = ("scripts/", "curl ", "claude ", "codex-sessiond ")
+    known = ("scripts/", "cmake ", "systemctl ", "curl ", "claude ", "codex-sessiond ")
     assert [command for command in commands() if not command.startswith(known)] == []
