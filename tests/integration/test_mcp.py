@@ -5,7 +5,7 @@ import json
 
 import pytest
 from support.mcp_client import SESSIONS, STATELESS, McpClient, Stream
-from support.process import wait_until
+from support.process import status_kb, wait_until
 
 EVERY_REVISION = (*SESSIONS, STATELESS)
 
@@ -74,6 +74,8 @@ def test_who_goes_away_from_a_session_finds_the_answer_later(daemon):
     stream = client.stream("tools/call", {"name": "codex", "arguments": {"prompt": "[[delay 1500]]"}}, id=7)
     event, data = next(stream.events())
     assert event and data == ""
+    assert stream.retry == 1000, "how soon to come back"
+    assert stream.response.headers["X-Accel-Buffering"] == "no"
     stream.close()
     got = client.send("GET", headers={"Last-Event-ID": event}, accept="text/event-stream")
     assert got.status == 200 and got.response["id"] == 7
@@ -94,6 +96,20 @@ def test_without_sessions_who_goes_away_has_cancelled(daemon):
     next(stream.events())
     stream.close()
     wait_until(lambda: has_ended(daemon, "cancelled"), "the turn is cancelled", 10)
+
+
+def test_an_answer_that_was_given_is_given_again_and_cannot_be_cancelled(daemon):
+    """A client may not have heard the end of a stream, or cancel what is over."""
+    client = client_of(daemon)
+    message = {"name": "codex", "arguments": {"prompt": "[[delay 300]]"}}
+    first = client.request("tools/call", message, id="over")
+    for _ in range(2):
+        again = client.send("GET", headers={"Last-Event-ID": first.ids[0]}, accept="text/event-stream")
+        assert again.response == first.response
+    assert client.notify("notifications/cancelled", {"requestId": "over"}).status == 202
+    thread = structured(first)["threadId"]
+    assert structured(client.call("codex-reply", {"prompt": "x", "threadId": thread}))["threadId"] == thread
+    assert daemon.stats()["turns"]["completed"] == 2
 
 
 # ---- whole conversations ----
@@ -163,6 +179,8 @@ def test_conversations_are_resources_and_a_prompt(daemon, revision):
     assert [one["uri"] for one in listed] == [uri] and listed[0]["title"] == "hello"
     content = client.request("resources/read", {"uri": uri}).result["contents"][0]
     assert content["uri"] == uri
+    read = client.request("resources/read", {"uri": uri}).result
+    assert ({"ttlMs", "cacheScope", "resultType", "_meta"} <= set(read)) == (revision == STATELESS)
     assert [message["type"] for message in json.loads(content["text"])["messages"]] == ["user", "assistant"]
     template = client.request("resources/templates/list").result["resourceTemplates"]
     assert [one["uriTemplate"] for one in template] == ["codex-session://{id}"]
@@ -175,6 +193,12 @@ def test_conversations_are_resources_and_a_prompt(daemon, revision):
     ref = {"type": "ref/resource", "uri": "codex-session://{id}"}
     values = client.request("completion/complete", {"ref": ref, "argument": {"name": "id", "value": thread[:4]}})
     assert values.result["completion"]["values"] == [thread]
+
+
+@pytest.mark.parametrize("revision", EVERY_REVISION)
+def test_tools_keep_their_order(daemon, revision):
+    listed = [client_of(daemon, revision).request("tools/list").result["tools"] for _ in range(3)]
+    assert listed[0] == listed[1] == listed[2]
 
 
 def test_who_watches_a_conversation_is_told_of_its_news(daemon):
@@ -463,6 +487,34 @@ def test_a_task_of_the_extension_tells_what_codex_asks(make_daemon, cwd, action)
 
 
 # ---- the transport ----
+
+
+def test_sessions_that_are_ended_or_forgotten_leave_no_memory_behind(daemon):
+    message = McpClient(daemon.address).message("initialize", {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}})
+    connection = http.client.HTTPConnection(*daemon.address)
+
+    def ask(method, body=None, **headers):
+        connection.request(method, "/mcp", body and json.dumps(body), {"Content-Type": "application/json", **headers})
+        response = connection.getresponse()
+        response.read()
+        return response
+
+    def thousand(end):
+        for _ in range(1000):
+            began = ask("POST", message)
+            assert began.status == 200
+            if end:
+                assert ask("DELETE", **{"Mcp-Session-Id": began.headers["Mcp-Session-Id"]}).status == 200
+        return status_kb(daemon.pid, "VmRSS")
+
+    thousand(end=True)
+    before = thousand(end=True)
+    assert thousand(end=True) < before + 256
+    full = max(thousand(end=False), thousand(end=False))  # beyond the most there may be, the oldest end
+    assert full < before + 4096, "each is small"
+    assert thousand(end=False) < full + 256
+    connection.close()
 
 
 def leave_during_a_call(client):

@@ -50,6 +50,7 @@ class Stream:
     def __init__(self, connection, response):
         self.connection = connection
         self.response = response
+        self.retry = None  # as the server says
 
     def events(self):
         """(id, data) of each event until the end."""
@@ -60,6 +61,8 @@ class Stream:
                 event = line[4:]
             elif line.startswith("data: "):
                 lines.append(line[6:])
+            elif line.startswith("retry: "):
+                self.retry = int(line[7:])
             elif not line and (lines or event):
                 yield event, "\n".join(lines)
                 event, lines = None, []

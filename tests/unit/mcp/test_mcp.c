@@ -26,6 +26,11 @@
     "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\","                       \
     "\"io.modelcontextprotocol/clientCapabilities\":{}}"
 
+#define TASKS_META                                                                                 \
+    "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\","                       \
+    "\"io.modelcontextprotocol/clientCapabilities\":{\"extensions\":{\"" CS_TASKS_EXTENSION        \
+    "\":{}}}}"
+
 struct fixture {
     char dir[64];
     struct cs_config config;
@@ -710,6 +715,7 @@ static void a_stream_begins_with_an_event_to_resume_from(void **state)
 
 struct parallel {
     pthread_t thread;
+    bool mute; /* the client takes the answer alone */
     struct cs_mcp_head head;
     struct client client;
     const char *text;
@@ -719,7 +725,8 @@ struct parallel {
 static void *call_in_parallel(void *arg)
 {
     struct parallel *one = arg;
-    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &one->client};
+    struct cs_mcp_stream stream = {
+        .send = one->mute ? NULL : take, .beat = there, .arg = &one->client};
 
     cs_mcp_post(fixture.mcp, &one->head, one->text, strlen(one->text), &stream, &one->answer);
     return NULL;
@@ -942,6 +949,28 @@ static void without_sessions_who_goes_away_has_cancelled(void **state)
     await_running(0);
 }
 
+static void who_takes_no_stream_and_goes_away_is_missed(void **state)
+{
+    struct parallel alone = {
+        .mute = true,
+        .head = {.revision = "2026-07-28", .method = "tools/call", .name = "codex"},
+        .client = {.gone = true}};
+    struct parallel one = {
+        .mute = true, .head = {.session = fixture.session}, .client = {.gone = true}};
+
+    (void)state;
+    start(&alone, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{"
+                  "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}," META "}}");
+    join(&alone);
+    await_running(0); /* that is how it cancels */
+    start(&one, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{"
+                "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"}}}");
+    join(&one);
+    assert_null(got.json);
+    assert_int_equal(fixture.engine.running, 1); /* and that it does not */
+    cancel_newest();
+}
+
 static void who_goes_away_is_missed_also_while_codex_never_pauses(void **state)
 {
     struct parallel one = {
@@ -1003,6 +1032,19 @@ static void a_session_watches_a_bounded_number_of_resources(void **state)
         assert_int_equal(cs_json_size(result()), 0);
     }
     call("resources/subscribe", "\"uri\":\"codex-session://x\"");
+    assert_int_equal(cs_json_size(result()), 0);
+}
+
+static void a_uri_that_is_watched_is_short(void **state)
+{
+    char params[CS_URI_MAX + 64];
+
+    (void)state;
+    (void)snprintf(params, sizeof params, "\"uri\":\"%0*d\"", CS_URI_MAX, 0);
+    call("resources/subscribe", params);
+    assert_int_equal(code(), CS_RPC_INVALID_PARAMS);
+    (void)snprintf(params, sizeof params, "\"uri\":\"%0*d\"", CS_URI_MAX - 1, 0);
+    call("resources/subscribe", params);
     assert_int_equal(cs_json_size(result()), 0);
 }
 
@@ -1241,6 +1283,56 @@ static void run_sweep(void *arg)
     assert_int_equal(got.status, 200);
 }
 
+struct lone_sweep {
+    struct cs_mcp_head head;
+    char text[1024];
+};
+
+/* The same without sessions; nobody stays to listen. */
+static void run_lone_sweep(void *arg)
+{
+    const struct lone_sweep *sweep = arg;
+    struct client client = {.gone = strcmp(sweep->head.method, "subscriptions/listen") == 0};
+    struct cs_mcp_stream stream = {.send = take, .beat = there, .arg = &client};
+    struct cs_mcp_answer answer;
+
+    cs_buf_init(&client.sent, 1 << 20);
+    cs_mcp_post(fixture.mcp, &sweep->head, sweep->text, strlen(sweep->text), &stream, &answer);
+    (void)fault_disarm();
+    if (answer.json.len == 0 && answer.status != 503 && !client.gone)
+        fail_msg("%s: %d without an answer", sweep->head.method, answer.status);
+    cs_mcp_answer_fini(&answer);
+    cs_buf_fini(&client.sent);
+}
+
+static void every_failed_allocation_is_answered_to_who_knows_tasks(void **state)
+{
+    static const char *const methods[] = {"server/discover", "tools/call",
+                                          "tasks/get",       "tasks/update",
+                                          "tasks/cancel",    "subscriptions/listen"};
+    struct cs_turn_row row;
+    size_t i, count = 0;
+
+    (void)state;
+    fixture.engine.script = ANSWER;
+    call_tool("codex", "\"prompt\":\"x\"");
+    assert_int_equal(cs_core_turns(fixture.core, 0, &row, 1, &count, NULL), CS_OK);
+    for (i = 0; i < sizeof methods / sizeof *methods; i++) {
+        struct lone_sweep one = {.head = {.revision = "2026-07-28", .method = methods[i]}};
+
+        if (i > 0)
+            one.head.name = i == 1 ? "codex" : row.tid;
+        (void)snprintf(one.text, sizeof one.text,
+                       "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"%s\",\"params\":{"
+                       "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\"},\"taskId\":\"%s\","
+                       "\"inputResponses\":{\"1\":{\"action\":\"accept\"}},"
+                       "\"notifications\":{\"taskIds\":[\"%s\"]}," TASKS_META "}}",
+                       methods[i], row.tid, row.tid);
+        assert_true(fault_sweep(run_lone_sweep, &one) > 0);
+    }
+    cs_turn_row_fini(&row);
+}
+
 static void every_failed_allocation_is_answered(void **state)
 {
     static const struct sweep sweeps[] = {
@@ -1294,14 +1386,17 @@ int main(void)
         cmocka_unit_test(results_tell_their_type_and_how_long_they_hold),
         cmocka_unit_test(the_name_in_the_header_may_be_encoded),
         cmocka_unit_test(without_sessions_who_goes_away_has_cancelled),
+        cmocka_unit_test(who_takes_no_stream_and_goes_away_is_missed),
         cmocka_unit_test(who_goes_away_is_missed_also_while_codex_never_pauses),
         cmocka_unit_test(a_sealed_text_is_taken_back_only_as_it_was),
         cmocka_unit_test(a_session_watches_a_bounded_number_of_resources),
+        cmocka_unit_test(a_uri_that_is_watched_is_short),
         cmocka_unit_test(an_unknown_resource_is_named_in_the_error),
         cmocka_unit_test(a_task_is_answered_at_once_and_found_by_its_id),
         cmocka_unit_test(a_task_says_that_codex_asks_and_takes_the_quickest_answer),
         cmocka_unit_test(a_listener_that_left_is_missed_however_much_happens),
         cmocka_unit_test(every_failed_allocation_is_answered),
+        cmocka_unit_test(every_failed_allocation_is_answered_to_who_knows_tasks),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
