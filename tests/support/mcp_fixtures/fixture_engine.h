@@ -26,7 +26,7 @@ struct cs_engine {
 
 struct cs_engine_turn {
     struct cs_engine *engine;
-    char prompt[256], id[16];
+    char prompt[256], id[24];
     int64_t until; /* mono ms */
     int step, asks;
     int answered;
