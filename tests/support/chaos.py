@@ -222,14 +222,8 @@ class ChaosRedis(Redis):
                          "--bind", "0.0.0.0" if network else "127.0.0.1")
         self.network, self.admin, self.kept = network, None, None
 
-    def start(self):
-        prefix = self.network.prefix() if self.network else []
-        command = [*prefix, "redis-server", "--port", str(self.port), "--dir", str(self.folder), "--save", "",
-                   "--appendonly", "no", *self.options]
-        with open(self.folder / "redis.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(self.accepts, "redis-server accepts connections")
-        return self
+    def prefix(self):
+        return self.network.prefix() if self.network else []
 
     def accepts(self):
         assert self.process.poll() is None, (self.folder / "redis.log").read_text()

@@ -84,4 +84,23 @@ static void fixture_close(struct fixture *f)
     assert_int_equal(system(command), 0); // NOLINT
 }
 
+/* Setup and teardown of one case, where the fixture is all that it has. */
+
+static inline int setup_core(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+
+    assert_non_null(f);
+    fixture_open(f, NULL);
+    *state = f;
+    return 0;
+}
+
+static inline int teardown_core(void **state)
+{
+    fixture_close(*state);
+    free(*state);
+    return 0;
+}
+
 #endif

@@ -49,13 +49,17 @@ class Redis:
 
     def start(self):
         command = [
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+            *self.prefix(), "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
             "--save", "", "--appendonly", "no", *self.options,
         ]
         with open(self.folder / "redis.log", "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self.accepts, "redis-server accepts connections")
         return self
+
+    def prefix(self):
+        """The words before the command that starts it."""
+        return []
 
     def accepts(self):
         assert self.process.poll() is None, (self.folder / "redis.log").read_text()

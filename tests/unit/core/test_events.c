@@ -24,25 +24,6 @@
 #define EACH       200
 #define MANY       9000 /* more than could wait in a feed one by one */
 
-/* ---- fixture ---- */
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-
-    assert_non_null(f);
-    fixture_open(f, NULL);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_close(*state);
-    free(*state);
-    return 0;
-}
-
 /* ---- turns ---- */
 
 static struct cs_turn_request ask(const char *prompt)
@@ -836,7 +817,7 @@ static void who_hears_of_a_message_reads_it_and_may_go_on_after_an_end(void **st
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup_core, teardown_core)
     const struct CMUnitTest tests[] = {
         CASE(a_feed_of_a_turn_gives_it_from_its_prompt_to_its_answer),
         CASE(a_turn_that_failed_says_why),

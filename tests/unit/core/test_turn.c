@@ -20,23 +20,13 @@ static int64_t now_faked(void)
     return fake_now;
 }
 
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-
-    assert_non_null(f);
-    fixture_open(f, NULL);
-    *state = f;
-    return 0;
-}
-
 static int teardown(void **state)
 {
-    fixture_close(*state);
+    int rc = teardown_core(state);
+
     fake_now = 0;
     cs_clock_override(NULL);
-    free(*state);
-    return 0;
+    return rc;
 }
 
 static struct cs_turn_request ask(const char *prompt)
@@ -700,7 +690,7 @@ static void a_lowered_ceiling_holds_for_old_sessions(void **state)
     cs_turn_view_fini(&view);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup_core, teardown)
 
 int main(void)
 {
