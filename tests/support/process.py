@@ -1,6 +1,7 @@
 """Waiting, and looking at processes."""
 
 import os
+import subprocess
 import time
 
 # Sanitizer builds are slower: scripts/test scales every deadline of the harness by this.
@@ -17,6 +18,17 @@ def wait_until(condition, what, seconds=10.0, step=0.01):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds * SLOWNESS:.0f} s in vain: {what}")
         time.sleep(step)
+
+
+def as_user(uid):
+    """A command prefix: what follows runs as another user."""
+    prefix = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    done = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, (
+        f"cannot become user {uid}: run scripts/test as root, or as a user with subordinate ids in "
+        f"/etc/subuid and /etc/subgid where user namespaces are permitted ({done.stderr.strip()})"
+    )
+    return prefix
 
 
 def alive(pid):

@@ -174,8 +174,9 @@ class Fuzz(Phase):
 
 
 def offline():
-    """A command prefix that leaves only loopback to what follows, as far as this machine permits it."""
-    for unshare in (["unshare", "-n"], ["unshare", "-r", "-n"]):
+    """A command prefix that leaves only loopback to what follows, as far as this machine permits it. Who is not
+    root becomes root of a user namespace for it, with subordinate ids as other users where there are some."""
+    for unshare in (["unshare", "-n"], ["unshare", "-r", "--map-auto", "-n"], ["unshare", "-r", "-n"]):
         if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL).returncode == 0:
             return [*unshare, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     return []

@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 
-from .process import SLOWNESS
+from .process import SLOWNESS, as_user
 
 
 class Answer:
@@ -62,7 +62,7 @@ def exchange_as(daemon, uid, data, wait=True):
     end = "cat <&3" if wait else "exec 3>&-"
     script = f'exec 3<>/dev/tcp/127.0.0.1/{daemon.port} && cat >&3 && {end}'
     done = subprocess.run(
-        ["setpriv", f"--reuid={uid}", "--clear-groups", "bash", "-c", script],
+        [*as_user(uid), "bash", "-c", script],
         input=data, capture_output=True, timeout=60 * SLOWNESS, check=True, cwd="/",
     )
     head, _, body = done.stdout.partition(b"\r\n\r\n")
