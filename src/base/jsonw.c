@@ -1,3 +1,4 @@
+/* base/jsonw: writing JSON (cs/base/json.h). */
 #include "cs/base/json.h"
 
 #include <assert.h>

@@ -1,3 +1,4 @@
+/* engine/detect: which Codex is there, and what it offers. */
 #include "priv.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+/* engine/event: a turn's inbox, its events, and our transcript as text for Codex. */
 #include "priv.h"
 
 #include <ctype.h>

@@ -1,3 +1,4 @@
+/* engine/spawner: the one thread that forks. */
 #include "process_priv.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* engine/sweep: what children leave behind is found and ended. */
 #include "process_priv.h"
 
 #include <ctype.h>

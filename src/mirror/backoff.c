@@ -1,3 +1,4 @@
+/* mirror/backoff: how long to wait before the next try. */
 #include "cs/mirror/redis.h"
 
 /* The window of the n-th wait is from `least` to `first` · 2ⁿ, at most `most` milliseconds. */

@@ -1,3 +1,4 @@
+/* mirror/conn: a connection to Redis, with deadlines (cs/mirror/redis.h). */
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* mirror/error: what an error of Redis asks for. */
 #include <string.h>
 
 #include "priv.h"

@@ -1,3 +1,4 @@
+/* mirror/reply: replies of Redis, read under caps. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

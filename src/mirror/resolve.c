@@ -1,5 +1,6 @@
-/* Names to addresses, with a deadline: getaddrinfo() has none, so it runs on a thread of its own. A
- * thread that comes too late frees what it found and ends; there are never more than a few. */
+/* mirror/resolve: names to addresses, with a deadline: getaddrinfo() has none, so it runs on a
+ * thread of its own. A thread that comes too late frees what it found and ends; there are never
+ * more than a few. */
 #include <assert.h>
 #include <poll.h>
 #include <pthread.h>

@@ -1,3 +1,4 @@
+/* mirror/tail: what stands at the end of a session's value: how far each origin is in it. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,3 +1,4 @@
+/* store/backup: a copy of the database while it serves. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>

@@ -1,3 +1,4 @@
+/* store/verify: the check of every row. */
 #include <string.h>
 
 #include "cs/base/buf.h"

@@ -35,7 +35,7 @@ def zombies(pid):
     return [child for child in children(pid) if not alive(child)]
 
 
-def test_soak(make_daemon, ram, long):
+def test_nothing_that_the_daemon_holds_grows_with_its_work(make_daemon, ram, long):
     """Reads go to conversations that do not change, turns to others: caches are full after the warm-up, and what grows then
     is a leak."""
     requests, turns = (200_000, 500) if long else (40_000, 200)
