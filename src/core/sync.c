@@ -759,11 +759,11 @@ enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
     rc = target_new(next, &target, err);
     if (rc != CS_OK)
         return rc;
+    cs_mirror_redirect(core->mirror, &target->redis); /* first: nobody sees the old one's state */
     pthread_mutex_lock(&part->mutex);
     target->older = part->target;
     part->target = target;
     pthread_mutex_unlock(&part->mutex);
-    cs_mirror_redirect(core->mirror, &target->redis);
     return CS_OK;
 }
 

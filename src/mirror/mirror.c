@@ -82,17 +82,24 @@ static enum cs_mirror_state state_after(const struct cs_err *err)
     return CS_MIRROR_OFFLINE;
 }
 
-static void set_state(struct cs_mirror *mirror, enum cs_mirror_state state, const char *error)
+static void set_state_locked(struct cs_mirror *mirror, enum cs_mirror_state state,
+                             const char *error)
 {
     struct cs_mirror_figures *figures = &mirror->figures;
 
-    pthread_mutex_lock(&mirror->mutex);
     if (figures->state != state) {
         figures->state = state;
         figures->since = cs_clock_ms();
         pthread_cond_broadcast(&mirror->work); /* the doorbell follows */
     }
     (void)snprintf(figures->error, sizeof figures->error, "%s", error);
+}
+
+static void set_state(struct cs_mirror *mirror, enum cs_mirror_state state, const char *error)
+{
+    pthread_mutex_lock(&mirror->mutex);
+    if (mirror->target == NULL) /* else it is that of a Redis that was left */
+        set_state_locked(mirror, state, error);
     pthread_mutex_unlock(&mirror->mutex);
 }
 
@@ -250,6 +257,7 @@ void cs_mirror_redirect(struct cs_mirror *mirror, const struct cs_redis_options 
 {
     pthread_mutex_lock(&mirror->mutex);
     mirror->target = mirror->bell_target = redis;
+    set_state_locked(mirror, CS_MIRROR_CONNECTING, ""); /* who asks is told of this one */
     mirror->woken = true;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);

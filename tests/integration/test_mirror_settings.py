@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 
 import pytest
 from support.daemon import instant_codex
@@ -187,6 +188,20 @@ def test_another_redis_is_gone_to_without_a_restart(movable, make_host, redis, t
         assert len(in_redis(redis, sid, 2)["messages"]) == 2  # the first one hears no more
         is_told_to_nobody(host)
         assert host.health()["redis"] == "online"
+
+
+def test_who_hears_of_another_redis_is_told_how_that_one_is(movable, redis):
+    host = movable("moves", redis.url)
+    sid = host.ask("one")["sessionId"]
+    drained(host)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and says nothing
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        reload(host, url, "event=reloaded")
+        assert state(host)["url"] == url and state(host)["state"] in ("connecting", "offline")
+        assert host.go_on(sid, "two")["metadata"]["stale"] is True
+        reload(host, redis.url, "event=reloaded")
+        wait_until(lambda: state(host)["state"] == "online", "it is back", 20)
+    assert len(in_redis(redis, sid, 4)["messages"]) == 4
 
 
 def test_another_redis_that_cannot_be_is_refused_and_the_old_one_kept(movable, redis):
