@@ -52,12 +52,12 @@ static void a_thread_has_its_name_stack_and_mask(void **state)
 }
 
 /* What the frames of a long way left behind. */
-static __attribute__((noinline)) uintptr_t dive(void)
+static __attribute__((noinline)) void dive(uintptr_t *out_at)
 {
     volatile char deep[65536];
     for (size_t i = 0; i < sizeof deep; i++)
         deep[i] = 1;
-    return (uintptr_t)&deep[sizeof deep / 4];
+    *out_at = (uintptr_t)&deep[sizeof deep / 4];
 }
 
 static bool is_resident(uintptr_t at)
@@ -74,7 +74,8 @@ static void *dive_and_release(void *arg)
     volatile char kept[20000];
     for (size_t i = 0; i < sizeof kept; i++)
         kept[i] = (char)i;
-    uintptr_t deep = dive();
+    uintptr_t deep = 0;
+    dive(&deep);
     resident[0] = is_resident(deep);
     cs_stack_release();
     resident[1] = is_resident(deep);
