@@ -136,7 +136,10 @@ struct cs_reply {
     bool cacheable;    /* else no-store */
     bool sent;         /* the handler wrote it itself: nothing is left to send */
     struct cs_buf out; /* CS_HEAD_ROOM bytes, then the body */
-    char extra[320];   /* further header lines, each with its CRLF */
+    char *body;        /* if not NULL, the body stands there, with as much room before it */
+    size_t body_len;
+    const struct cs_history *history; /* where that is: borrowed and held until the end; or NULL */
+    char extra[320];                  /* further header lines, each with its CRLF */
     size_t extra_len;
 };
 

@@ -55,11 +55,16 @@ void cs_reply_init(struct cs_reply *reply)
 
 void cs_reply_fini(struct cs_reply *reply)
 {
+    if (reply->history != NULL) {
+        cs_history_return(reply->history);
+        cs_history_release(reply->history);
+    }
     cs_buf_fini(&reply->out);
 }
 
 void cs_reply_begin(struct cs_reply *reply, struct cs_jsonw *w)
 {
+    reply->body = NULL;
     cs_buf_reset(&reply->out);
     if (cs_buf_reserve(&reply->out, CS_HEAD_ROOM) != NULL)
         reply->out.len = CS_HEAD_ROOM;
@@ -190,21 +195,31 @@ static char *render_head(const struct cs_request *rq, const struct cs_reply *rep
     return put(at, rq->close ? "Connection: close\r\n\r\n" : "Connection: keep-alive\r\n\r\n");
 }
 
-int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
+/* Send the header and @body, which has CS_HEAD_ROOM bytes of ours before it. */
+static void send_body(struct cs_request *rq, const struct cs_reply *reply, char *body, size_t len)
 {
-    size_t head, body;
-    char *room = reply->out.data, *start;
+    char *room = body - CS_HEAD_ROOM, *start;
+    size_t head;
 
-    if (reply->out.status != CS_OK || reply->out.len < CS_HEAD_ROOM)
-        return send_nothing(rq);
-    body = reply->out.len - CS_HEAD_ROOM;
     if (!rq->body_read)
         rq->close = true;
     if (rq->close)
         mg_disable_connection_keep_alive(rq->conn);
-    head = (size_t)(render_head(rq, reply, body, room) - room);
-    start = room + CS_HEAD_ROOM - head; /* up against the body: one write sends both */
+    head = (size_t)(render_head(rq, reply, len, room) - room);
+    start = body - head; /* up against the body: one write sends both */
     memmove(start, room, head);
-    (void)cs_write_all(rq, start, head + (rq->head ? 0 : body));
+    (void)cs_write_all(rq, start, head + (rq->head ? 0 : len));
+}
+
+int cs_reply_send(struct cs_request *rq, struct cs_reply *reply)
+{
+    struct cs_buf *out = &reply->out;
+
+    if (reply->body != NULL)
+        send_body(rq, reply, reply->body, reply->body_len);
+    else if (out->status == CS_OK && out->len >= CS_HEAD_ROOM)
+        send_body(rq, reply, out->data + CS_HEAD_ROOM, out->len - CS_HEAD_ROOM);
+    else
+        return send_nothing(rq);
     return reply->status;
 }

@@ -1,5 +1,4 @@
 /* core/history: rendered histories, kept for readers under a bound of bytes. */
-#include <search.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,14 +6,16 @@
 #include "cs/base/clock.h"
 #include "priv.h"
 
-#define STRIPES     256
+#define BUCKETS     4096
 #define HISTORY_MAX ((size_t)256 << 20) /* bytes of one rendered history */
+#define FIRST_CAP   ((size_t)8192)      /* bytes of most */
 
 /* A history that several readers and the cache share. */
 struct shared {
     struct cs_history view; /* first: what callers hold points here */
     atomic_uint refs;
-    char *text; /* owned; view.messages */
+    atomic_bool lent;
+    char *text; /* owned; view.messages with the bytes around them */
     int64_t last_used_at, expires_at;
 };
 
@@ -22,45 +23,60 @@ struct shared {
 struct node {
     char key[CS_UUID_MAX];
     struct shared *history;
+    struct node *next;          /* in its bucket */
     struct node *newer, *older; /* ring of use; the head is the cache's own */
+};
+
+/* A reader may have read just before a write that was forgotten just before it inserts: it
+ * remembers `forgotten` of its identifier's bucket before it reads, and inserts only if that has
+ * not moved. */
+struct bucket {
+    struct node *first;
+    unsigned long forgotten;
 };
 
 struct cs_history_cache {
     pthread_mutex_t mutex;
-    void *tree;
     struct node ring;
     size_t bytes, max;
-    /* A reader may have read just before a write that was forgotten just before it inserts: it
-     * remembers the stripe of its identifier before it reads, and inserts only if that has not
-     * moved. */
-    unsigned long stripes[STRIPES];
+    struct bucket buckets[BUCKETS];
 };
 
-static unsigned stripe_of(const char *key)
+static struct bucket *bucket_of(struct cs_history_cache *cache, const char *key)
 {
     unsigned hash = 2166136261u;
 
     for (; *key != '\0'; key++)
         hash = (hash ^ (unsigned char)*key) * 16777619u;
-    return hash % STRIPES;
-}
-
-static int compare(const void *a, const void *b)
-{
-    const struct node *x = a, *y = b;
-
-    return strcmp(x->key, y->key);
+    return &cache->buckets[(hash ^ hash >> 16) % BUCKETS];
 }
 
 /* Bytes that a history takes with its entry. */
 static size_t cost(const struct shared *history)
 {
-    return sizeof(struct node) + sizeof *history + history->view.len;
+    return sizeof(struct node) + sizeof *history + CS_HISTORY_BEFORE + history->view.len;
+}
+
+static struct shared *shared_of(const struct cs_history *history)
+{
+    return (struct shared *)(uintptr_t)history; /* the view is its first member */
+}
+
+char *cs_history_borrow(const struct cs_history *history)
+{
+    struct shared *shared = shared_of(history);
+
+    return atomic_exchange(&shared->lent, true) ? NULL : shared->text + CS_HISTORY_BEFORE;
+}
+
+void cs_history_return(const struct cs_history *history)
+{
+    atomic_store(&shared_of(history)->lent, false);
 }
 
 void cs_history_release(const struct cs_history *history)
 {
-    struct shared *shared = (struct shared *)(uintptr_t)history; /* the view is its first member */
+    struct shared *shared = shared_of(history);
 
     if (shared == NULL)
         return;
@@ -98,36 +114,43 @@ static void link_newest(struct cs_history_cache *cache, struct node *node)
     cache->ring.older = node;
 }
 
-/* With the mutex held. */
-static void drop(struct cs_history_cache *cache, struct node *node)
+/* With the mutex held: where the cache points to the node of @key, or would. */
+static struct node **find(struct bucket *bucket, const char *key)
 {
-    tdelete(node, &cache->tree, compare);
+    struct node **at = &bucket->first;
+
+    while (*at != NULL && strcmp((*at)->key, key) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
+/* With the mutex held. */
+static void drop(struct cs_history_cache *cache, struct node **at)
+{
+    struct node *node = *at;
+
+    *at = node->next;
     unlink_node(node);
     cache->bytes -= cost(node->history);
     cs_history_release(&node->history->view);
     free(node);
 }
 
-/* With the mutex held. */
-static struct node *lookup(struct cs_history_cache *cache, const char *key)
+static void drop_oldest(struct cs_history_cache *cache)
 {
-    struct node probe, **found;
+    const char *key = cache->ring.newer->key;
 
-    if (strlen(key) >= sizeof probe.key)
-        return NULL;
-    memcpy(probe.key, key, strlen(key) + 1);
-    found = tfind(&probe, &cache->tree, compare);
-    return found != NULL ? *found : NULL;
+    drop(cache, find(bucket_of(cache, key), key));
 }
 
 static void forget_key(struct cs_history_cache *cache, const char *key)
 {
-    struct node *node;
+    struct bucket *bucket = bucket_of(cache, key);
+    struct node **at = find(bucket, key);
 
-    cache->stripes[stripe_of(key)]++;
-    node = lookup(cache, key);
-    if (node != NULL)
-        drop(cache, node);
+    bucket->forgotten++;
+    if (*at != NULL)
+        drop(cache, at);
 }
 
 void cs_history_forget(struct cs_core *core, const char *sid, const char *cid)
@@ -144,10 +167,10 @@ void cs_history_forget_all(struct cs_core *core)
     unsigned i;
 
     pthread_mutex_lock(&cache->mutex);
-    for (i = 0; i < STRIPES; i++)
-        cache->stripes[i]++;
+    for (i = 0; i < BUCKETS; i++)
+        cache->buckets[i].forgotten++;
     while (cache->ring.newer != &cache->ring)
-        drop(cache, cache->ring.newer);
+        drop_oldest(cache);
     pthread_mutex_unlock(&cache->mutex);
 }
 
@@ -156,22 +179,23 @@ void cs_history_cache_free(struct cs_history_cache *cache)
     if (cache == NULL)
         return;
     while (cache->ring.newer != &cache->ring)
-        drop(cache, cache->ring.newer);
+        drop_oldest(cache);
     pthread_mutex_destroy(&cache->mutex);
     free(cache);
 }
 
-/* The cached history with a reference, or NULL; *out_stripe is remembered for insert(). */
+/* The cached history with a reference, or NULL; *out_forgotten is remembered for insert(). */
 static struct shared *cached(struct cs_core *core, const char *identifier,
-                             unsigned long *out_stripe)
+                             unsigned long *out_forgotten)
 {
     struct cs_history_cache *cache = core->cache;
+    struct bucket *bucket = bucket_of(cache, identifier);
     struct shared *history = NULL;
     struct node *node;
 
     pthread_mutex_lock(&cache->mutex);
-    *out_stripe = cache->stripes[stripe_of(identifier)];
-    node = lookup(cache, identifier);
+    *out_forgotten = bucket->forgotten;
+    node = *find(bucket, identifier);
     if (node != NULL) {
         history = node->history;
         atomic_fetch_add(&history->refs, 1);
@@ -182,13 +206,14 @@ static struct shared *cached(struct cs_core *core, const char *identifier,
     return history;
 }
 
-/* Keep @history under @identifier, unless something was written since @stripe was read. Failing to
- * keep is no error. */
-static void insert(struct cs_core *core, const char *identifier, unsigned long stripe,
+/* Keep @history under @identifier, unless something was written since @forgotten was read. Failing
+ * to keep is no error. */
+static void insert(struct cs_core *core, const char *identifier, unsigned long forgotten,
                    struct shared *history)
 {
     struct cs_history_cache *cache = core->cache;
-    struct node *node = calloc(1, sizeof *node), **found;
+    struct bucket *bucket = bucket_of(cache, identifier);
+    struct node *node = calloc(1, sizeof *node), **at;
 
     if (node == NULL || strlen(identifier) >= sizeof node->key) {
         free(node);
@@ -197,25 +222,35 @@ static void insert(struct cs_core *core, const char *identifier, unsigned long s
     memcpy(node->key, identifier, strlen(identifier) + 1);
     node->history = history;
     pthread_mutex_lock(&cache->mutex);
-    found = cost(history) <= cache->max / 4 && cache->stripes[stripe_of(identifier)] == stripe
-                ? tsearch(node, &cache->tree, compare)
-                : NULL;
-    if (found == NULL || *found != node) {
-        free(node);
-    } else {
+    at = find(bucket, identifier);
+    if (cost(history) <= cache->max / 4 && bucket->forgotten == forgotten && *at == NULL) {
+        *at = node;
         atomic_fetch_add(&history->refs, 1);
         link_newest(cache, node);
         cache->bytes += cost(history);
         while (cache->bytes > cache->max)
-            drop(cache, cache->ring.newer);
+            drop_oldest(cache);
+        node = NULL;
     }
     pthread_mutex_unlock(&cache->mutex);
+    free(node);
 }
 
 struct page {
     unsigned limit;
     int64_t before;
 };
+
+/* What was rendered, in no more memory than it needs: it may stay for long. */
+static void keep_text(struct shared *history, struct cs_buf *text)
+{
+    char *fitting = realloc(text->data, text->len + CS_HISTORY_AFTER);
+
+    history->text = fitting != NULL ? fitting : text->data;
+    history->view.messages = history->text + CS_HISTORY_BEFORE;
+    history->view.len = text->len - CS_HISTORY_BEFORE;
+    cs_buf_init(text, HISTORY_MAX);
+}
 
 /* Render from the store. */
 static enum cs_status render(struct cs_core *core, struct cs_db *db, const char *identifier,
@@ -228,8 +263,11 @@ static enum cs_status render(struct cs_core *core, struct cs_db *db, const char 
     if (rc != CS_OK)
         return rc;
     cs_buf_init(&text, HISTORY_MAX);
+    if (cs_buf_reserve(&text, CS_HISTORY_BEFORE + FIRST_CAP) != NULL)
+        text.len = CS_HISTORY_BEFORE;
     rc = cs_message_history(db, session.id, page.limit, page.before, &text, &history->view.count,
                             &history->view.before, err);
+    (void)cs_buf_reserve(&text, CS_HISTORY_AFTER);
     if (rc == CS_OK)
         rc = cs_buf_check(&text, err);
     if (rc == CS_OK) {
@@ -238,10 +276,7 @@ static enum cs_status render(struct cs_core *core, struct cs_db *db, const char 
         history->view.total = session.message_count;
         history->last_used_at = session.last_used_at;
         history->expires_at = session.expires_at;
-        history->text = cs_buf_take(&text, &history->view.len);
-        history->view.messages = history->text;
-        if (history->text == NULL)
-            rc = cs_err_nomem(err);
+        keep_text(history, &text);
     }
     cs_buf_fini(&text);
     cs_session_fini(&session);
@@ -282,8 +317,8 @@ static enum cs_status read_history(struct cs_core *core, const char *identifier,
                                    struct cs_err *err)
 {
     bool whole = limit == 0 && before == 0;
-    unsigned long stripe = 0;
-    struct shared *kept = whole ? cached(core, identifier, &stripe) : NULL;
+    unsigned long forgotten = 0;
+    struct shared *kept = whole ? cached(core, identifier, &forgotten) : NULL;
     struct shared *fresh = NULL;
     enum cs_status rc;
 
@@ -299,7 +334,7 @@ static enum cs_status read_history(struct cs_core *core, const char *identifier,
     if (fresh == NULL)
         return rc;
     if (whole)
-        insert(core, identifier, stripe, fresh);
+        insert(core, identifier, forgotten, fresh);
     *out_history = &fresh->view;
     return CS_OK;
 }

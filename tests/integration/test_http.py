@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from support.daemon import instant_codex
 from support.process import SLOWNESS
 
 
@@ -215,3 +216,28 @@ def test_a_large_body_that_expects_100_continue_is_not_stalled(shared_daemon):
         assert time.monotonic() - begun < 0.5 * SLOWNESS
         client.sendall(body)
         assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_readers_of_one_history_do_not_disturb_each_other(make_daemon):
+    """One reader takes its time; others, and a HEAD, get the same answer meanwhile, each under its own request id."""
+    daemon = make_daemon(codex=instant_codex(), engine="app-server", args=["--cache-bytes=67108864"]).start()
+    made = daemon.ask("[[huge 8000000]]")["sessionId"]
+    line = f"GET /api/codex/history/{made} HTTP/1.1"
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(60 * SLOWNESS)
+        slow.connect(daemon.address)
+        slow.sendall(request(daemon, line, ["X-Request-Id: slow", "Connection: close"]))
+        got = slow.recv(1)
+        quick = [exchange(daemon, request(daemon, line, [f"X-Request-Id: quick-{n}"])) for n in range(2)]
+        head = exchange(daemon, request(daemon, line.replace("GET", "HEAD"), ["Connection: close"]))
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        while more := slow.recv(1 << 20):
+            got += more
+    begin, _, body = got.partition(b"\r\n\r\n")
+    assert b"X-Request-Id: slow\r\n" in begin and f"Content-Length: {len(body)}\r\n".encode() in begin
+    assert len(json.loads(body)["messages"][1]["content"]) == 8_000_000
+    assert [(status, headers["x-request-id"]) for status, headers, _ in quick] == [(200, "quick-0"), (200, "quick-1")]
+    assert [other for _, _, other in quick] == [body, body]
+    assert head[0] == 200 and head[1]["content-length"] == str(len(body)) and head[2] == b""
+    assert exchange(daemon, request(daemon, line))[2] == body
