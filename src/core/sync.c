@@ -39,11 +39,35 @@ struct cs_sync_part {
 
 /* ---- reading ---- */
 
+/* A store's message as the mirror knows it. */
+static struct cs_mirror_message pass(const struct cs_replica_message *message)
+{
+    return (struct cs_mirror_message){
+        .origin = message->origin,
+        .seq = message->seq,
+        .hlc = message->hlc,
+        .parent_origin = message->parent_origin,
+        .parent_seq = message->parent_seq,
+        .frag = message->frag,
+        .len = message->len,
+        .begins = message->kind == CS_MESSAGE_USER || message->kind == CS_MESSAGE_CONTEXT,
+    };
+}
+
+static enum cs_status visit_news(void *arg, size_t item, const struct cs_replica_message *message,
+                                 struct cs_err *err)
+{
+    struct cs_mirror_news_page *page = arg;
+    const struct cs_mirror_message passed = pass(message);
+
+    return page->each(page->arg, item, &passed, err);
+}
+
 static enum cs_status port_news(void *arg, int64_t after, struct cs_mirror_news_page *page,
                                 struct cs_err *err)
 {
     struct cs_core *core = arg;
-    struct cs_replica_news_page rows = {.max = page->max};
+    struct cs_replica_news_page rows = {.max = page->max, .each = visit_news, .arg = page};
     struct cs_db *db = NULL;
     size_t i;
     enum cs_status rc;
@@ -75,16 +99,7 @@ static enum cs_status visit_message(void *arg, const struct cs_replica_message *
                                     struct cs_err *err)
 {
     struct visit *visit = arg;
-    const struct cs_mirror_message passed = {
-        .origin = message->origin,
-        .seq = message->seq,
-        .hlc = message->hlc,
-        .parent_origin = message->parent_origin,
-        .parent_seq = message->parent_seq,
-        .frag = message->frag,
-        .len = message->len,
-        .begins = message->kind == CS_MESSAGE_USER || message->kind == CS_MESSAGE_CONTEXT,
-    };
+    const struct cs_mirror_message passed = pass(message);
 
     return visit->each(visit->arg, &passed, err);
 }
@@ -759,11 +774,11 @@ enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
     rc = target_new(next, &target, err);
     if (rc != CS_OK)
         return rc;
-    cs_mirror_redirect(core->mirror, &target->redis); /* first: nobody sees the old one's state */
     pthread_mutex_lock(&part->mutex);
     target->older = part->target;
     part->target = target;
     pthread_mutex_unlock(&part->mutex);
+    cs_mirror_redirect(core->mirror, &target->redis);
     return CS_OK;
 }
 

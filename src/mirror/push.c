@@ -15,7 +15,8 @@
 
 #define NEWS_MAX    256        /* sessions in one pipeline */
 #define BATCH_MAX   1024       /* messages in one request */
-#define FLIGHT_MAX  (8u << 20) /* bytes of a pipeline */
+#define GATHER_MIN  8          /* messages of a session in a page of news that go as they are */
+#define FLIGHT_MAX  (8u << 20) /* bytes of a pipeline, and of the messages of a page */
 #define WRITE_MIN   65536 /* bytes of it that are written at once: Redis need not wait for all */
 #define KEEP_MAX    4096  /* changes that one transaction keeps */
 #define DONE_MAX    (1u << 17) /* sessions of one call that are remembered, twice */
@@ -42,6 +43,7 @@ struct batch {
     size_t count, last; /* last: bytes of the last one */
     size_t message_max, request_max;
     bool more;  /* there are further ones */
+    bool part;  /* there may be further ones, which other news will bring */
     bool ended; /* there is more than what began a turn */
 };
 
@@ -89,7 +91,7 @@ static enum cs_status read_batch(struct cs_mirror *mirror, const char *sid, int6
     cs_buf_reset(&batch->text);
     cs_buf_reset(&batch->lens);
     batch->count = 0;
-    batch->more = batch->ended = false;
+    batch->more = batch->part = batch->ended = false;
     batch->message_max = mirror->message_max;
     batch->request_max = mirror->request_max;
     batch->range = (struct cs_mirror_range){sid, origin, from};
@@ -156,7 +158,7 @@ static enum cs_status append_push(struct cs_mirror *mirror, const struct cs_mirr
         .messages = batch->text.data,
         .messages_len = batch->text.len,
         .lens = batch->lens.len > 0 ? batch->lens.data : "",
-        .lease = batch->more ? NULL : cs_lease_to_release(mirror, local->meta.sid),
+        .lease = batch->more || batch->part ? NULL : cs_lease_to_release(mirror, local->meta.sid),
         .index = !is_indexed(mirror, local->meta.sid),
     };
 
@@ -453,6 +455,7 @@ enum way {
 /* News on their way. */
 struct item {
     struct cs_mirror_local local;
+    struct batch gathered;      /* as the page of news brought them */
     struct cs_waiting *waiting; /* that ends with it, or NULL */
     enum way way;
     bool owed;              /* a reply */
@@ -476,8 +479,9 @@ struct flight {
     size_t count;
     int64_t upto; /* rowid; 0: no news */
     struct run *run;
+    struct cs_mirror *mirror;
     struct batch batch;
-    size_t bytes;   /* of the pipeline */
+    size_t bytes;   /* that were gathered; then of the pipeline */
     size_t written; /* of these */
 };
 
@@ -485,8 +489,10 @@ static void flight_free(struct flight *flight)
 {
     size_t i;
 
-    for (i = 0; i < flight->count; i++)
+    for (i = 0; i < flight->count; i++) {
         cs_mirror_local_fini(&flight->items[i].local);
+        batch_fini(&flight->items[i].gathered);
+    }
     batch_fini(&flight->batch);
     free(flight);
 }
@@ -531,15 +537,56 @@ static enum cs_status ask_put(struct cs_mirror *mirror, struct flight *flight, s
 }
 
 static enum cs_status ask_push(struct cs_mirror *mirror, struct flight *flight, size_t i,
-                               struct cs_err *err)
+                               const struct batch *batch, struct cs_err *err)
 {
     struct item *item = &flight->items[i];
 
-    item->more = flight->batch.more;
-    item->messages = flight->batch.count;
-    item->bytes = flight->batch.text.len;
-    return asked(flight, item, WAY_PUSH, append_push(mirror, &item->local, &flight->batch, NULL),
-                 err);
+    item->more = batch->more;
+    item->messages = batch->count;
+    item->bytes = batch->text.len;
+    return asked(flight, item, WAY_PUSH, append_push(mirror, &item->local, batch, NULL), err);
+}
+
+/* A page of news brings its messages: in a backlog those of a session lie far apart, and to read
+ * each session by itself would read all of it many times over. */
+static enum cs_status gather(void *arg, size_t i, const struct cs_mirror_message *message,
+                             struct cs_err *err)
+{
+    struct flight *flight = arg;
+    struct batch *batch = &flight->items[i].gathered;
+    enum cs_status rc;
+
+    if (flight->bytes > 0 && flight->bytes + message->len > FLIGHT_MAX)
+        return CS_CANCELLED;
+    if (batch->count == 0) {
+        batch_init(batch);
+        batch->message_max = flight->mirror->message_max;
+        batch->request_max = flight->mirror->request_max;
+        batch->range = (struct cs_mirror_range){flight->news[i].sid, message->origin, message->seq};
+    }
+    if (message->seq != batch->range.from + (int64_t)batch->count)
+        batch->more = true; /* or out of order: the rest is read by itself */
+    flight->bytes += message->len;
+    rc = batch->more ? CS_OK : add_message(batch, message, err);
+    return rc == CS_CANCELLED ? CS_OK : rc;
+}
+
+/* The messages of news @i: those at hand if they are many, else all that there are by now. */
+static enum cs_status choose_batch(struct cs_mirror *mirror, struct flight *flight, size_t i,
+                                   struct batch **out_batch, struct cs_err *err)
+{
+    const struct cs_mirror_news *news = &flight->news[i];
+    struct item *item = &flight->items[i];
+    struct batch *batch = &item->gathered;
+    int64_t last = batch->range.from + (int64_t)batch->count - 1;
+
+    *out_batch = batch;
+    if (batch->count >= GATHER_MIN && batch->range.from == news->from) {
+        batch->part = cs_vector_get(&item->local.vv, news->origin) > last;
+        return CS_OK;
+    }
+    *out_batch = &flight->batch;
+    return read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
 }
 
 /* Put news @i into the pipeline, or find it another way. */
@@ -550,6 +597,7 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
     struct cs_mirror_news *news = &flight->news[i];
     struct item *item = &flight->items[i];
     struct cs_mirror_local *local = &item->local;
+    struct batch *batch;
     int64_t done = done_upto(&flight->run->done, news);
     enum cs_status rc;
 
@@ -567,15 +615,15 @@ static enum cs_status ask(struct cs_mirror *mirror, struct flight *flight, size_
         return CS_OK;
     if (is_new(mirror, local) && (!local->busy || local->marked || mirror->push_all))
         return ask_put(mirror, flight, i, err);
-    rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
-    if (rc != CS_OK || flight->batch.count == 0)
+    rc = choose_batch(mirror, flight, i, &batch, err);
+    if (rc != CS_OK || batch->count == 0)
         return rc;
-    if (local->busy && !local->marked && !flight->batch.ended && !mirror->push_all) {
+    if (local->busy && !local->marked && !batch->ended && !mirror->push_all) {
         item->way = WAY_WAIT;
         return CS_OK;
     }
     return is_new(mirror, local) ? ask_put(mirror, flight, i, err)
-                                 : ask_push(mirror, flight, i, err);
+                                 : ask_push(mirror, flight, i, batch, err);
 }
 
 /* The next messages of news @i, the ones before having been taken. */
@@ -589,7 +637,8 @@ static enum cs_status ask_more(struct cs_mirror *mirror, struct flight *flight, 
         return CS_OK;
     rc = read_batch(mirror, news->sid, news->origin, news->from, &flight->batch, err);
     flight->items[i].more = false;
-    return rc == CS_OK && flight->batch.count > 0 ? ask_push(mirror, flight, i, err) : rc;
+    return rc == CS_OK && flight->batch.count > 0 ? ask_push(mirror, flight, i, &flight->batch, err)
+                                                  : rc;
 }
 
 /* An accepted PUT or PUSH. */
@@ -700,13 +749,13 @@ static enum cs_status begin_waiting(struct cs_mirror *mirror, const struct cs_mi
     return CS_OK;
 }
 
-/* How far news @i are in Redis: what was sent may be newer than what was loaded. */
+/* How far news @i are in Redis. What was pushed may be less than what was loaded, and newer. */
 static int64_t sent_upto(const struct flight *flight, size_t i)
 {
     const struct cs_mirror_news *news = &flight->news[i];
-    int64_t loaded = cs_vector_get(&flight->items[i].local.vv, news->origin);
+    const struct item *item = &flight->items[i];
 
-    return loaded > news->from - 1 ? loaded : news->from - 1;
+    return item->way == WAY_PUSH ? news->from - 1 : cs_vector_get(&item->local.vv, news->origin);
 }
 
 /* The marks are set. */
@@ -813,7 +862,8 @@ static enum cs_status fill(struct cs_mirror *mirror, struct flight *flight, bool
                            struct cs_err *err)
 {
     const struct cs_mirror_port *port = &mirror->options.port;
-    struct cs_mirror_news_page page = {.items = flight->news, .max = NEWS_MAX};
+    struct cs_mirror_news_page page = {
+        .items = flight->news, .max = NEWS_MAX, .each = gather, .arg = flight};
     struct run *run = flight->run;
     enum cs_status rc = CS_OK;
     size_t i;
@@ -845,6 +895,7 @@ static enum cs_status push_page(struct cs_mirror *mirror, struct run *run, bool 
     if (flight == NULL)
         return cs_err_nomem(err);
     flight->run = run;
+    flight->mirror = mirror;
     batch_init(&flight->batch);
     rc = fill(mirror, flight, out_more, err);
     if (rc == CS_OK && *out_more)

@@ -197,22 +197,49 @@ enum cs_status cs_replica_messages(struct cs_db *db, const struct cs_replica_ran
     return status == CS_OK || status == CS_CANCELLED ? ended : status;
 }
 
-static void note_news(struct cs_replica_news_page *page, struct cs_sql *q)
+/* The place of a row's item: one that is there, or the next. */
+static size_t news_place(const struct cs_replica_news_page *page, struct cs_sql *q)
 {
-    struct cs_replica_news *item = &page->items[page->count];
     int64_t session = cs_sql_get_int(q, 1), origin = cs_sql_get_int(q, 3);
     size_t i;
 
     for (i = page->count; i > 0; i--)
-        if (page->items[i - 1].session == session && page->items[i - 1].origin == origin) {
-            page->items[i - 1].to = cs_sql_get_int(q, 4);
-            return;
-        }
-    item->session = session;
+        if (page->items[i - 1].session == session && page->items[i - 1].origin == origin)
+            return i - 1;
+    return page->count;
+}
+
+static void note_news(struct cs_replica_news_page *page, size_t place, struct cs_sql *q)
+{
+    struct cs_replica_news *item = &page->items[place];
+
+    item->to = cs_sql_get_int(q, 4);
+    page->upto = cs_sql_get_int(q, 0);
+    if (place < page->count)
+        return;
+    item->session = cs_sql_get_int(q, 1);
     cs_sql_copy_text(q, 2, item->sid, sizeof item->sid);
-    item->origin = origin;
-    item->from = item->to = cs_sql_get_int(q, 4);
+    item->origin = cs_sql_get_int(q, 3);
+    item->from = item->to;
     page->count++;
+}
+
+static enum cs_status offer_news(const struct cs_replica_news_page *page, size_t place,
+                                 struct cs_sql *q, struct cs_err *err)
+{
+    struct cs_replica_message message = {
+        .origin = cs_sql_get_int(q, 3),
+        .seq = cs_sql_get_int(q, 4),
+        .hlc = cs_sql_get_int(q, 5),
+        .parent_origin = cs_sql_get_int(q, 6),
+        .parent_seq = cs_sql_get_int(q, 7),
+        .kind = (enum cs_message_kind)cs_sql_get_int(q, 8),
+    };
+
+    if (page->each == NULL)
+        return CS_OK;
+    message.frag = cs_sql_get_bytes(q, 9, &message.len);
+    return message.frag != NULL ? page->each(page->arg, place, &message, err) : CS_OK;
 }
 
 static enum cs_status top_message(struct cs_db *db, int64_t *out_id, struct cs_err *err)
@@ -237,18 +264,25 @@ enum cs_status cs_replica_news(struct cs_db *db, int64_t after, struct cs_replic
     size_t rows = 0;
     bool more;
     struct cs_sql q;
-    enum cs_status status;
+    enum cs_status status = CS_OK, ended;
 
     page->count = 0;
     page->upto = after;
     cs_sql_begin(&q, db, CS_SQL_REPLICA_NEWS);
     cs_sql_int(&q, after);
-    while ((more = page->count < page->max && rows < page->max * 16) && cs_sql_next(&q)) {
-        note_news(page, &q);
-        page->upto = cs_sql_get_int(&q, 0);
+    while ((more = page->count < page->max && rows < page->max * 64) && cs_sql_next(&q)) {
+        size_t place = news_place(page, &q);
+
+        status = offer_news(page, place, &q, err);
+        more = status == CS_OK;
+        if (!more)
+            break;
+        note_news(page, place, &q);
         rows++;
     }
-    status = cs_sql_end(&q, "read the news", err);
+    ended = cs_sql_end(&q, "read the news", err);
+    if (status == CS_OK || status == CS_CANCELLED)
+        status = ended;
     if (status == CS_OK && more) /* rows of other hosts behind the last one count as seen */
         status = top_message(db, &top, err);
     if (status == CS_OK && top > page->upto)

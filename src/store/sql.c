@@ -201,7 +201,8 @@ static const struct {
     [CS_SQL_REPLICA_FROM] = {REPLICA_COLUMNS "WHERE session = ?1 AND origin = ?2 AND seq >= ?3 "
                                              "ORDER BY hlc, origin, seq",
                              false},
-    [CS_SQL_REPLICA_NEWS] = {"SELECT m.id, m.session, s.sid, m.origin, m.seq FROM message AS m "
+    [CS_SQL_REPLICA_NEWS] = {"SELECT m.id, m.session, s.sid, m.origin, m.seq, m.hlc, "
+                             "m.parent_origin, m.parent_seq, m.kind, m.frag FROM message AS m "
                              "CROSS JOIN session AS s ON s.id = m.session WHERE m.id > ?1 "
                              "AND " OWN_MESSAGE "ORDER BY m.id",
                              false},

@@ -78,6 +78,11 @@ struct cs_mirror_news_page {
     struct cs_mirror_news *items; /* room for `max` */
     size_t max, count;
     int64_t upto; /* the rowid that they reach to; where it began when there is none */
+    /** Is given each message with the place of its item; the page ends before one for which it does
+     * not answer CS_OK. */
+    enum cs_status (*each)(void *arg, size_t item, const struct cs_mirror_message *message,
+                           struct cs_err *err);
+    void *arg;
 };
 
 /** Messages of one origin from a sequence on. */

@@ -71,6 +71,11 @@ struct cs_replica_news_page {
     struct cs_replica_news *items; /* room for `max` */
     size_t max, count;
     int64_t upto; /* the rowid that they reach to */
+    /** NULL, or is given each message with the place of its item; the page ends before one for
+     * which it does not answer CS_OK. */
+    enum cs_status (*each)(void *arg, size_t item, const struct cs_replica_message *message,
+                           struct cs_err *err);
+    void *arg;
 };
 /** (session, origin) pairs of messages of this host's origins behind rowid @after. */
 CS_MUST_USE enum cs_status cs_replica_news(struct cs_db *db, int64_t after,

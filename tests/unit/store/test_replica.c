@@ -473,6 +473,53 @@ static void what_was_set_aside_waits_for_a_change(void **state)
 
 /* ---- the log ---- */
 
+/* Takes `room` messages of those that the test makes. */
+struct taker {
+    size_t room, count;
+};
+
+static enum cs_status take_news(void *arg, size_t item, const struct cs_replica_message *message,
+                                struct cs_err *err)
+{
+    struct taker *taker = arg;
+
+    (void)err;
+    if (taker->count == taker->room)
+        return CS_CANCELLED;
+    assert_int_equal(taker->count / 2, item);
+    assert_int_equal(taker->count % 2 + 1, message->seq);
+    assert_non_null(memchr(message->frag, "abcd"[taker->count], message -> len));
+    taker->count++;
+    return CS_OK;
+}
+
+static void a_page_of_news_ends_before_what_is_not_taken(void **state)
+{
+    struct fixture *f = *state;
+    int64_t first = add_session(f, 1), second = add_session(f, 2), id;
+    struct cs_replica_news items[8];
+    struct taker taker = {.room = 3};
+    struct cs_replica_news_page page = {.items = items, .max = 8, .each = take_news, .arg = &taker};
+    struct cs_db *db = NULL;
+
+    (void)add_message(f, first, CS_MESSAGE_USER, "a", NULL, 1);
+    (void)add_message(f, first, CS_MESSAGE_USER, "b", NULL, 2);
+    id = add_message(f, second, CS_MESSAGE_USER, "c", NULL, 3);
+    (void)add_message(f, second, CS_MESSAGE_USER, "d", NULL, 4);
+    ok(cs_store_read(f->store, &db, &f->err));
+    ok(cs_replica_news(db, 0, &page, &f->err));
+    assert_int_equal(3, taker.count);
+    assert_int_equal(2, page.count);
+    assert_int_equal(1, items[1].to);
+    assert_int_equal(id, page.upto);
+    taker.room = 0;
+    taker.count = 0;
+    ok(cs_replica_news(db, id, &page, &f->err));
+    assert_int_equal(0, page.count);
+    assert_int_equal(id, page.upto);
+    cs_store_done(f->store, db);
+}
+
 static void the_news_are_this_hosts_messages_behind_the_cursor(void **state)
 {
     struct fixture *f = *state;
@@ -672,6 +719,7 @@ int main(void)
         CASE(a_deletion_is_kept_until_it_was_told_and_then_for_its_time),
         CASE(of_too_many_deletions_that_wait_the_oldest_are_forgotten),
         CASE(what_was_set_aside_waits_for_a_change),
+        CASE(a_page_of_news_ends_before_what_is_not_taken),
         CASE(the_news_are_this_hosts_messages_behind_the_cursor),
         CASE(what_waits_under_a_mark_is_pending_like_what_is_behind_the_cursor),
         CASE(what_got_a_new_number_is_pending_again),
