@@ -1,11 +1,13 @@
 /* core/approval: what Codex asks in a turn, and who answers.
  *
  * Each question is answered once: by a caller, by its time-out, by the operator's ceiling, or with
- * the end of its turn. Whoever closes it, under core->mutex, tells Codex and then the listeners.
+ * the end of its turn. Whoever closes it tells Codex and then the listeners, all under core->mutex:
+ * so what listeners hear is in the order in which it happened, also to who begins to listen.
  * While one is open the turn's clock stands still: people take longer than Codex may.
  */
 #include "approval.h"
 
+#include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +29,9 @@ struct cs_approval {
     const char *needs;  /* the sandbox whose power it is about */
     int64_t due;        /* mono ms: declined then */
     int64_t expires_at; /* the same, wall ms */
-    int64_t told_at; /* mono ms: its event went out; nothing about it goes out before. 0: not yet */
+    int64_t asked_at;   /* mono ms */
+    int64_t number;     /* among all of this core */
     bool open;
-    bool telling; /* a caller has closed it, and tells the listeners */
 };
 
 static const char *decision_name(bool approve)
@@ -78,14 +80,12 @@ static const char *power_of(const struct cs_turn *turn, const char *kind, const 
     return needs;
 }
 
-/* ---- telling ---- */
+/* ---- telling, under core->mutex ---- */
 
 static void tell_resolved(struct cs_turn *turn, const char *id, bool approve, const char *by)
 {
     struct cs_buf members;
 
-    cs_log(CS_LOG_INFO, "approval_resolved", "turn", turn->row.tid, "approval", id, "decision",
-           decision_name(approve), "by", by, NULL);
     cs_buf_init(&members, MEMBERS_MAX);
     cs_buf_addf(&members, "\"approvalId\":\"%s\",\"decision\":\"%s\",\"by\":", id,
                 decision_name(approve));
@@ -108,24 +108,30 @@ static void render(struct cs_jsonw *w, const struct cs_approval *approval, size_
     cs_jsonw_time(w, "expiresAt", approval->expires_at);
 }
 
-static void tell_requested(struct cs_turn *turn, const struct cs_approval *approval)
+/* Tell @feed alone, or, if it is NULL, whoever listens; of a request longer than @max only that it
+ * is there. False when the feed has no room. */
+static bool tell_requested(struct cs_turn *turn, const struct cs_approval *approval,
+                           struct cs_feed *feed, size_t max)
 {
     struct cs_buf members;
     struct cs_jsonw w;
+    bool room = true;
 
-    cs_log(CS_LOG_INFO, "approval_requested", "turn", turn->row.tid, "approval", approval->id,
-           "kind", approval->kind, NULL);
     cs_buf_init(&members, MEMBERS_MAX);
     cs_jsonw_init(&w, &members);
     cs_jsonw_object(&w, NULL);
-    render(&w, approval, TOLD_MAX);
+    render(&w, approval, max);
     cs_jsonw_end_object(&w);
     if (members.status == CS_OK) {
         cs_buf_consume(&members, 1); /* the braces */
         members.len--;
-        cs_events_passing(turn, "approval.requested", &members);
+        if (feed == NULL)
+            cs_events_passing(turn, "approval.requested", &members);
+        else
+            room = cs_events_again(feed, turn, "approval.requested", &members);
     }
     cs_buf_fini(&members);
+    return room;
 }
 
 /* ---- the list, under core->mutex ---- */
@@ -163,7 +169,7 @@ static void forget_old(struct cs_turn *turn)
     size_t closed = 0;
 
     for (at = &turn->approvals; *at != NULL; at = &(*at)->next) {
-        if ((*at)->open || (*at)->telling)
+        if ((*at)->open)
             continue;
         closed++;
         if (oldest == NULL)
@@ -185,8 +191,10 @@ static void append(struct cs_turn *turn, struct cs_approval *approval)
         at = &(*at)->next;
     *at = approval;
     approval->open = true;
+    approval->asked_at = cs_mono_ms();
+    approval->number = ++turn->core->asked;
     if (turn->open++ == 0)
-        turn->still_since = cs_mono_ms();
+        turn->still_since = approval->asked_at;
 }
 
 /* ---- the driving thread ---- */
@@ -215,37 +223,52 @@ static struct cs_approval *approval_new(const struct cs_turn *turn, const char *
     return approval;
 }
 
+static void log_resolved(const struct cs_turn *turn, const char *id, bool approve, const char *by)
+{
+    cs_log(CS_LOG_INFO, "approval_resolved", "turn", turn->row.tid, "approval", id, "decision",
+           decision_name(approve), "by", by, NULL);
+}
+
+/* Nobody is asked. @approval may be NULL: there was no memory for it. */
+static void decline(struct cs_turn *turn, struct cs_approval *approval, const char *id)
+{
+    const char *by = approval != NULL ? "ceiling" : "memory";
+
+    pthread_mutex_lock(&turn->core->mutex);
+    if (approval != NULL) {
+        append(turn, approval);
+        forget_old(turn);
+        (void)close_one(turn, approval, false);
+    } else {
+        (void)!cs_engine_turn_answer(turn->engine_turn, id, false, NULL);
+    }
+    tell_resolved(turn, id, false, by);
+    pthread_mutex_unlock(&turn->core->mutex);
+    log_resolved(turn, id, false, by);
+}
+
 void cs_approval_asked(struct cs_turn *turn, const struct cs_engine_event *event)
 {
     struct cs_core *core = turn->core;
     struct cs_approval *approval;
     char id[24], kind[16];
-    bool offered;
 
     if (sscanf(event->detail, "%23s %15s", id, kind) != 2)
         return;
     approval = approval_new(turn, id, kind, event);
-    offered = approval != NULL &&
-              cs_request_sandbox(cs_core_config(core), approval->needs, NULL) == CS_OK;
-    pthread_mutex_lock(&core->mutex);
-    if (approval != NULL) {
-        append(turn, approval);
-        forget_old(turn);
-    }
-    if (approval != NULL && !offered)
-        (void)close_one(turn, approval, false);
-    else if (approval == NULL)
-        (void)!cs_engine_turn_answer(turn->engine_turn, id, false, NULL);
-    pthread_mutex_unlock(&core->mutex);
-    if (!offered) {
-        tell_resolved(turn, id, false, approval != NULL ? "ceiling" : "memory");
+    if (approval == NULL ||
+        cs_request_sandbox(cs_core_config(core), approval->needs, NULL) != CS_OK) {
+        decline(turn, approval, id);
         return;
     }
-    tell_requested(turn, approval); /* nobody closes it before it is told */
     pthread_mutex_lock(&core->mutex);
-    approval->told_at = cs_mono_ms();
+    append(turn, approval);
+    forget_old(turn);
+    (void)tell_requested(turn, approval, NULL, TOLD_MAX);
     pthread_cond_broadcast(&turn->changed);
     pthread_mutex_unlock(&core->mutex);
+    cs_log(CS_LOG_INFO, "approval_requested", "turn", turn->row.tid, "approval", id, "kind", kind,
+           NULL);
 }
 
 int64_t cs_approval_due(struct cs_turn *turn)
@@ -276,10 +299,11 @@ int64_t cs_approval_deadline(struct cs_turn *turn)
     return deadline < turn->limit ? deadline : turn->limit;
 }
 
-/* Decline one that is open and due at @now; its id goes to @out_id. False when there is none. */
-static bool decline_due(struct cs_turn *turn, int64_t now, char out_id[24])
+/* Decline one that is open and due at @now, in the name of @by. False when there is none. */
+static bool decline_due(struct cs_turn *turn, int64_t now, const char *by)
 {
     struct cs_approval *approval;
+    char id[sizeof approval->id] = "";
 
     pthread_mutex_lock(&turn->core->mutex);
     approval = turn->approvals;
@@ -287,35 +311,25 @@ static bool decline_due(struct cs_turn *turn, int64_t now, char out_id[24])
         approval = approval->next;
     if (approval != NULL) {
         (void)close_one(turn, approval, false);
-        memcpy(out_id, approval->id, sizeof approval->id);
+        memcpy(id, approval->id, sizeof id);
+        tell_resolved(turn, id, false, by);
     }
     pthread_mutex_unlock(&turn->core->mutex);
-    return approval != NULL;
+    if (approval == NULL)
+        return false;
+    log_resolved(turn, id, false, by);
+    return true;
 }
 
 void cs_approval_expire(struct cs_turn *turn)
 {
-    char id[24];
-
-    while (decline_due(turn, cs_mono_ms(), id))
-        tell_resolved(turn, id, false, "timeout");
-}
-
-/* One that a caller has closed and not told of yet; with the mutex. */
-static bool any_telling(const struct cs_turn *turn)
-{
-    const struct cs_approval *approval = turn->approvals;
-
-    while (approval != NULL && !approval->telling)
-        approval = approval->next;
-    return approval != NULL;
+    while (decline_due(turn, cs_mono_ms(), "timeout"))
+        continue;
 }
 
 void cs_approval_await_told(struct cs_turn *turn)
 {
-    pthread_mutex_lock(&turn->core->mutex);
-    while (any_telling(turn))
-        (void)cs_cond_wait(&turn->changed, &turn->core->mutex, CS_NEVER);
+    pthread_mutex_lock(&turn->core->mutex); /* which whoever answers holds until it is told */
     pthread_mutex_unlock(&turn->core->mutex);
 }
 
@@ -327,10 +341,9 @@ void cs_approval_end(struct cs_turn *turn, enum cs_stop stop)
         [CS_STOP_CANCEL] = "cancel",
         [CS_STOP_SHUTDOWN] = "shutdown",
     };
-    char id[24];
 
-    while (decline_due(turn, INT64_MAX, id))
-        tell_resolved(turn, id, false, by[stop]);
+    while (decline_due(turn, INT64_MAX, by[stop]))
+        continue;
 }
 
 void cs_approval_free(struct cs_turn *turn)
@@ -345,24 +358,18 @@ void cs_approval_free(struct cs_turn *turn)
 
 /* ---- callers ---- */
 
-/* An open one with this id, once it was told; with the mutex. */
+/* An open one with this id; with the mutex. */
 static enum cs_status find_open(struct cs_turn *turn, const char *id,
                                 struct cs_approval **out_approval, struct cs_err *err)
 {
-    struct cs_approval *approval;
+    struct cs_approval *approval = find(turn, id);
 
-    while ((approval = find(turn, id)) != NULL && approval->open && approval->told_at == 0)
-        (void)cs_cond_wait(&turn->changed, &turn->core->mutex, CS_NEVER);
-    if (approval == NULL) {
-        (void)cs_err_set(err, CS_NOT_FOUND, "approval_not_found",
-                         "Codex does not ask this in turn %s", turn->row.tid);
-        return CS_NOT_FOUND;
-    }
-    if (!approval->open || turn->stop != CS_STOP_NONE) {
-        (void)cs_err_set(err, CS_CONFLICT, "approval_answered",
-                         "This was answered already, or it is too late");
-        return CS_CONFLICT;
-    }
+    if (approval == NULL)
+        return cs_err_set(err, CS_NOT_FOUND, "approval_not_found",
+                          "Codex does not ask this in turn %s", turn->row.tid);
+    if (!approval->open || turn->stop != CS_STOP_NONE)
+        return cs_err_set(err, CS_CONFLICT, "approval_answered",
+                          "This was answered already, or it is too late");
     *out_approval = approval;
     return CS_OK;
 }
@@ -397,23 +404,49 @@ enum cs_status cs_turn_approve(struct cs_core *core, const char *tid, const char
     rc = find_open(turn, approval_id, &approval, err);
     if (rc == CS_OK && approve) /* the ceiling may have been lowered meanwhile */
         rc = cs_request_sandbox(cs_core_config(core), approval->needs, err);
-    if (rc == CS_OK) {
-        approval->telling = true;
-        if (close_one(turn, approval, approve) != CS_OK) {
-            rc = cs_err_set(err, CS_CONFLICT, "approval_answered",
-                            "Codex does not ask this any more");
-            approve = false;
-            by = "codex";
-        }
+    if (rc != CS_OK) {
         pthread_mutex_unlock(&core->mutex);
-        tell_resolved(turn, approval_id, approve, by);
-        pthread_mutex_lock(&core->mutex);
-        approval->telling = false;
-        pthread_cond_broadcast(&turn->changed);
+        cs_turn_unref(turn);
+        return rc;
     }
+    if (close_one(turn, approval, approve) != CS_OK) {
+        rc = cs_err_set(err, CS_CONFLICT, "approval_answered", "Codex does not ask this any more");
+        approve = false;
+        by = "codex";
+    }
+    tell_resolved(turn, approval_id, approve, by);
     pthread_mutex_unlock(&core->mutex);
+    log_resolved(turn, approval_id, approve, by);
     cs_turn_unref(turn);
     return rc;
+}
+
+struct tell_walk {
+    struct cs_feed *feed;
+    int64_t upto;
+};
+
+static void tell_node(const void *node, VISIT visit, void *arg)
+{
+    struct cs_turn *const *turn = node;
+    const struct tell_walk *walk = arg;
+    const struct cs_approval *approval;
+
+    if (visit != postorder && visit != leaf)
+        return;
+    for (approval = (*turn)->approvals; approval != NULL; approval = approval->next)
+        if (approval->open && approval->number <= walk->upto &&
+            !tell_requested(*turn, approval, walk->feed, TOLD_MAX))
+            (void)tell_requested(*turn, approval, walk->feed, 0);
+}
+
+void cs_approval_tell_again(struct cs_core *core, struct cs_feed *feed, int64_t upto)
+{
+    struct tell_walk walk = {feed, upto};
+
+    pthread_mutex_lock(&core->mutex);
+    twalk_r(core->by_tid, tell_node, &walk);
+    pthread_mutex_unlock(&core->mutex);
 }
 
 int64_t cs_approval_news(const struct cs_turn *turn, int64_t since)
@@ -422,9 +455,9 @@ int64_t cs_approval_news(const struct cs_turn *turn, int64_t since)
     int64_t news = CS_NEVER;
 
     for (approval = turn->approvals; approval != NULL; approval = approval->next) {
-        int64_t at = approval->told_at >= since ? since : since + KNOWN_MS;
+        int64_t at = approval->asked_at >= since ? since : since + KNOWN_MS;
 
-        if (approval->open && approval->told_at != 0 && at < news)
+        if (approval->open && at < news)
             news = at;
     }
     return news;

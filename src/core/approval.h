@@ -16,13 +16,15 @@ int64_t cs_approval_due(struct cs_turn *turn);
 int64_t cs_approval_deadline(struct cs_turn *turn);
 /** Decline those. */
 void cs_approval_expire(struct cs_turn *turn);
-/** An event came from Codex: those who answered what it may follow from tell of that first. */
+/** An event came from Codex: those who answered what it may follow from have told of that. */
 void cs_approval_await_told(struct cs_turn *turn);
 /** The engine's turn is over: close what is open. */
 void cs_approval_end(struct cs_turn *turn, enum cs_stop stop);
 /** With the last reference to the turn. */
 void cs_approval_free(struct cs_turn *turn);
 
+/** Tell @feed alone of what is open, as far as it was asked before core->asked was @upto. */
+void cs_approval_tell_again(struct cs_core *core, struct cs_feed *feed, int64_t upto);
 /** With core->mutex: mono ms at which who waits for the turn since @since is to look at what is
  * open; CS_NEVER when nothing is. */
 int64_t cs_approval_news(const struct cs_turn *turn, int64_t since);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cs/base/clock.h"
+#include "approval.h"
 #include "events.h"
 #include "priv.h"
 
@@ -194,6 +195,24 @@ void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_b
     cs_told_unref(passing);
 }
 
+bool cs_events_again(struct cs_feed *feed, struct cs_turn *turn, const char *name,
+                     const struct cs_buf *members)
+{
+    struct cs_bus *bus = turn->core->bus;
+    struct cs_told *passing = passing_new(turn, name, members);
+    bool room;
+
+    if (passing == NULL)
+        return false;
+    pthread_mutex_lock(&bus->mutex);
+    room = feed->bytes + passing->len <= FEED_MAX / 2; /* the rest is for what happens now */
+    if (room && wants(feed, passing))
+        push_locked(feed, passing, 0);
+    pthread_mutex_unlock(&bus->mutex);
+    cs_told_unref(passing);
+    return room;
+}
+
 /* ---- the bus's life ---- */
 
 enum cs_status cs_bus_start(struct cs_core *core, struct cs_err *err)
@@ -260,14 +279,18 @@ static enum cs_status sit_down_locked(struct cs_bus *bus, struct cs_feed *feed, 
     return CS_OK;
 }
 
-static enum cs_status sit_down(struct cs_feed *feed, struct cs_err *err)
+/* *out_asked: what Codex asked up to there was told before the feed could hear it. */
+static enum cs_status sit_down(struct cs_feed *feed, int64_t *out_asked, struct cs_err *err)
 {
     struct cs_bus *bus = feed->core->bus;
     enum cs_status rc;
 
+    pthread_mutex_lock(&feed->core->mutex);
     pthread_mutex_lock(&bus->mutex);
     rc = sit_down_locked(bus, feed, err);
     pthread_mutex_unlock(&bus->mutex);
+    *out_asked = feed->core->asked;
+    pthread_mutex_unlock(&feed->core->mutex);
     return rc;
 }
 
@@ -392,13 +415,14 @@ enum cs_status cs_feed_open(struct cs_core *core, const struct cs_feed_filter *f
                             struct cs_feed **out_feed, struct cs_err *err)
 {
     struct cs_feed *feed = NULL;
+    int64_t asked = 0;
     enum cs_status rc = feed_new(core, filter, &feed, err);
 
     if (feed == NULL)
         return rc;
     rc = resolve(feed, filter, err);
     if (rc == CS_OK)
-        rc = sit_down(feed, err);
+        rc = sit_down(feed, &asked, err);
     if (rc != CS_OK) {
         feed_free(feed);
         return rc;
@@ -408,6 +432,7 @@ enum cs_status cs_feed_open(struct cs_core *core, const struct cs_feed_filter *f
         cs_feed_close(feed);
         return rc;
     }
+    cs_approval_tell_again(core, feed, asked); /* after what is in the log */
     *out_feed = feed;
     return CS_OK;
 }

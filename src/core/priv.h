@@ -89,6 +89,7 @@ struct cs_core {
     pthread_cond_t idle;   /* running, or later turns, became 0 */
     void *by_session;      /* tsearch trees of struct cs_turn */
     void *by_tid;
+    int64_t asked; /* approvals, since the start */
     int64_t running;
     int64_t turns; /* referenced: the running ones, and ended ones for a moment */
     bool draining;
@@ -211,8 +212,12 @@ void cs_bus_stop(struct cs_core *core);
 bool cs_events_heard(struct cs_core *core);
 /** Tell whoever listens of a passing event of @turn, whose prompt is durable. @name is static,
  * @members its members beside the ids, rendered: `"delta":"x"`. Any thread that holds a reference,
- * without core->mutex. */
+ * with core->mutex or without. */
 void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_buf *members);
+/** Tell a new @feed alone of what was told before, if it wants to hear of the turn. False when it
+ * has no room, or there is no memory. */
+bool cs_events_again(struct cs_feed *feed, struct cs_turn *turn, const char *name,
+                     const struct cs_buf *members);
 
 /* event_text.c */
 

@@ -89,6 +89,8 @@ def test_what_is_approved_is_done_and_what_is_declined_is_not(make_daemon, cwd, 
         turn = daemon.turn(asked["turnId"])
         document.check_answer("GET", "/api/codex/turn/{id}", 200, turn)
         assert turn["status"] == "running" and not (cwd / "yes.txt").exists()
+        with Stream(daemon) as late:  # who comes, or comes back, is told too
+            assert late.until("approval.requested") == (asked, [])
         members = ("approvalId", "kind", "request", "expiresAt")
         assert turn["approvals"] == [{name: asked[name] for name in members}]
         reply = answer(daemon, asked, "approve")

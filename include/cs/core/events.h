@@ -4,7 +4,8 @@
  * answer, an outcome), of this host or merged in from another one; its id is the row's, and a
  * listener that comes back with the last id that it saw gets every later one, once, in the order of
  * ids, also over restarts. A *passing* one (a delta, an item, usage, an approval) has id 0 and is
- * for those who listen now: what matters of it is in the lasting event that ends the turn.
+ * for those who listen now: what matters of it is in the lasting event that ends the turn. What
+ * Codex asks and nobody has answered is told again to who begins to listen.
  *
  *   turn.started        lasting: a prompt is durable
  *   message.delta       passing: {…, "delta": text}

@@ -363,6 +363,111 @@ static void what_is_asked_while_somebody_waits_is_news(void **state)
     assert_int_equal(answered, CS_NEVER);
 }
 
+/* How often a feed opened now with @filter is told of approval @id of the last turn, before that is
+ * resolved; it is answered here. */
+static int times_told(struct asking *f, const struct cs_feed_filter *filter, const char *id)
+{
+    char part[64];
+    struct cs_feed *feed = NULL;
+    struct cs_event event;
+    int told = 0;
+
+    snprintf(part, sizeof part, "\"approvalId\":\"%s\"", id);
+    assert_int_equal(cs_feed_open(f->on.core, filter, &feed, NULL), CS_OK);
+    expect_answer(f, id, true, CS_OK, NULL);
+    while (cs_feed_next(feed, SOON, &event, NULL) == CS_OK &&
+           (strcmp(event.name, "approval.resolved") != 0 || strstr(event.data, part) == NULL))
+        told += strcmp(event.name, "approval.requested") == 0 && strstr(event.data, part) != NULL &&
+                strstr(event.data, f->tid) != NULL;
+    cs_feed_close(feed);
+    return told;
+}
+
+static void who_begins_to_listen_is_told_what_is_open(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct cs_feed_filter filter = {.after = -1};
+    struct cs_event event;
+    struct cs_feed *feed;
+
+    begin(f, &request, 4, "command", COMMAND);
+    while (strstr(f->data_of_event, "\"approvalId\":\"4\"") == NULL)
+        expect_event(f, "approval.requested", COMMAND);
+    filter.user = "nobody";
+    assert_int_equal(cs_feed_open(f->on.core, &filter, &feed, NULL), CS_OK);
+    assert_int_equal(cs_feed_next(feed, cs_mono_ms() + 20, &event, NULL), CS_TIMEOUT);
+    cs_feed_close(feed);
+    filter.user = NULL;
+    assert_int_equal(times_told(f, &filter, "1"), 1);
+    filter.identifier = f->sid;
+    assert_int_equal(times_told(f, &filter, "2"), 1);
+    filter.turn = f->tid;
+    assert_int_equal(times_told(f, &filter, "3"), 1);
+
+    /* what was answered is not told, and what is open after what is in the log */
+    filter = (struct cs_feed_filter){.after = 0};
+    cs_feed_close(f->feed);
+    assert_int_equal(cs_feed_open(f->on.core, &filter, &f->feed, NULL), CS_OK);
+    assert_int_equal(cs_feed_next(f->feed, SOON, &event, NULL), CS_OK);
+    assert_string_equal(event.name, "turn.started");
+    expect_event(f, "approval.requested", "\"approvalId\":\"4\"");
+    expect_answer(f, "4", true, CS_OK, NULL);
+    expect_event(f, "approval.resolved", "\"approvalId\":\"4\"");
+    expect_event(f, "turn.completed", "\"response\":\"1+2+3+4+\"");
+}
+
+static void whenever_a_feed_is_opened_it_is_told_once(void **state)
+{
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct cs_feed_filter filter = {.after = -1};
+
+    for (int i = 0; i < 100; i++) {
+        begin(f, &request, 1, "command", COMMAND);
+        for (int pause = 0; pause < i * 20; pause++) /* let Codex ask sooner or later */
+            (void)cs_mono_ms();
+        filter.turn = f->tid;
+        cs_feed_close(f->feed);
+        assert_int_equal(cs_feed_open(f->on.core, &filter, &f->feed, NULL), CS_OK);
+        expect_event(f, "approval.requested", COMMAND);
+        expect_answer(f, "1", true, CS_OK, NULL);
+        expect_event(f, "approval.resolved", "\"approvalId\":\"1\"");
+        expect_event(f, "turn.completed", "\"response\":\"1+\"");
+    }
+}
+
+static void what_is_open_never_fills_a_new_feed(void **state)
+{
+    static char text[60000];
+    struct asking *f = *state;
+    struct cs_turn_request request = ask("do it");
+    struct cs_feed_filter filter = {.after = -1};
+    int64_t deadline = SOON;
+    char *asked = NULL;
+
+    memset(text, 'x', sizeof text - 1);
+    memcpy(text, "{\"command\":\"", strlen("{\"command\":\""));
+    memcpy(text + sizeof text - 3, "\"}", 2);
+    begin(f, &request, 8, "command", text);
+    do { /* one after the other */
+        free(asked);
+        assert_true(cs_mono_ms() < deadline);
+        asked = open_ones(f, false);
+    } while (asked == NULL || strstr(asked, "\"approvalId\":\"8\"") == NULL);
+    free(asked);
+    cs_feed_close(f->feed);
+    filter.turn = f->tid;
+    assert_int_equal(cs_feed_open(f->on.core, &filter, &f->feed, NULL), CS_OK);
+    for (int i = 0; i < 8; i++)
+        expect_event(f, "approval.requested", i < 2 ? "xxx" : "{\"truncated\":true}");
+    for (char id[] = "1"; id[0] <= '8'; id[0]++) {
+        expect_answer(f, id, true, CS_OK, NULL);
+        expect_event(f, "approval.resolved", "approve");
+    }
+    expect_event(f, "turn.completed", "1+2+3+4+5+6+7+8+");
+}
+
 static void a_cancel_closes_what_is_open(void **state)
 {
     struct asking *f = *state;
@@ -600,6 +705,9 @@ int main(void)
         CASE(a_turn_ends_with_what_is_open_where_every_turn_does),
         CASE(who_waits_for_a_turn_hears_what_it_asks),
         CASE(what_is_asked_while_somebody_waits_is_news),
+        CASE(who_begins_to_listen_is_told_what_is_open),
+        CASE(whenever_a_feed_is_opened_it_is_told_once),
+        CASE(what_is_open_never_fills_a_new_feed),
         CASE(a_cancel_closes_what_is_open),
         CASE(a_stop_of_the_daemon_closes_what_is_open),
         CASE(nothing_above_the_ceiling_is_offered),
