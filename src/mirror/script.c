@@ -163,11 +163,7 @@ struct words {
     size_t nkeys;
 };
 
-/* The first three are EVALSHA, the digest, and the number of keys. */
-#define WORDS_INIT                                                                                 \
-    {                                                                                              \
-        .count = 3                                                                                 \
-    }
+#define OWN_WORDS 3 /* the first: EVALSHA, the digest, the number of keys */
 
 static void add(struct words *words, const char *text, size_t len)
 {
@@ -287,7 +283,7 @@ static enum cs_status add_push(struct words *words, const struct cs_push *push,
 enum cs_status cs_push_append(struct cs_redis *redis, const struct cs_push *push,
                               struct cs_err *err)
 {
-    struct words words = WORDS_INIT;
+    struct words words = {.count = OWN_WORDS};
     struct cs_buf texts[2]; /* sequence and lengths; state */
     char number[NUMBER_MAX];
     if (push->messages_len < 2 || push->from < 1 || !origin_is_valid(push->origin))
@@ -345,7 +341,7 @@ static bool put_is_sound(const struct cs_put *put)
 
 enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put, struct cs_err *err)
 {
-    struct words words = WORDS_INIT;
+    struct words words = {.count = OWN_WORDS};
     struct cs_buf state;
     char numbers[4][NUMBER_MAX];
     if (!put_is_sound(put))
@@ -363,7 +359,7 @@ enum cs_status cs_put_append(struct cs_redis *redis, const struct cs_put *put, s
 enum cs_status cs_del_append(struct cs_redis *redis, const struct cs_script_session *session,
                              const char *vv, struct cs_err *err)
 {
-    struct words words = WORDS_INIT;
+    struct words words = {.count = OWN_WORDS};
     enum cs_status rc = add_keys(&words, session, true, err);
     if (rc == CS_OK)
         rc = add_key(&words, CS_KEY_TOMB, session->sid, err);
@@ -430,7 +426,7 @@ enum cs_status cs_lease_take(struct cs_redis *redis, const struct cs_lease *leas
 static enum cs_status lease_call(struct cs_redis *redis, const char *sid, const char *const args[3],
                                  struct cs_err *err)
 {
-    struct words words = WORDS_INIT;
+    struct words words = {.count = OWN_WORDS};
     enum cs_status rc = add_key(&words, CS_KEY_LEASE, sid, err);
     if (rc == CS_OK) {
         for (size_t i = 0; i < 3; i++)
