@@ -463,11 +463,6 @@ static const char *const verdicts[] = {
 };
 #define VERDICTS (sizeof verdicts / sizeof *verdicts)
 
-const char *cs_verdict_name(enum cs_verdict verdict)
-{
-    return verdicts[verdict];
-}
-
 /* A string of the reply that is neither missing nor empty. */
 static const char *text_at(const struct cs_reply *reply, size_t index)
 {

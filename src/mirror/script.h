@@ -38,7 +38,6 @@ enum cs_verdict {
     CS_VERDICT_NEWER,    /* DEL: Redis has messages that the deletion does not cover: `vv` */
     CS_VERDICT_BUSY,     /* LEASE: somebody else holds it: `host` */
 };
-const char *cs_verdict_name(enum cs_verdict verdict);
 
 /** A verdict and what came with it. The strings live until cs_script_reply_free(). */
 struct cs_script_reply {
