@@ -21,8 +21,8 @@
 #define CS_TOMB_TTL_S 604800
 #define CS_LEASE_MS   60000
 #define CS_VALUE_MAX  67108864 /* bytes of a session's value */
-#define CS_ENTRY_MAX  4096 /* payload of a log entry; above it the entry points into the value */
-#define CS_PIECE_MAX  6144 /* bytes that a script joins to others; more go by their own call */
+#define CS_ENTRY_MAX  4096    /* payload of a log entry; above it the entry points into the value */
+#define CS_PIECE_MAX  6144    /* bytes that a script joins to others; more go on their own */
 #define CS_LONG_TTL_S 2592000 /* 30 days: a session without a time to live */
 #define CS_INDEX_S    900     /* index keys outlive their session by so much */
 #define CS_REFRESH_S  600     /* and are refreshed by appends when so old */
