@@ -17,6 +17,10 @@ CS_MUST_USE enum cs_status cs_sync_start(struct cs_core *core, const struct cs_c
 CS_MUST_USE enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
                                           struct cs_config *next, bool *out_restart,
                                           struct cs_err *err);
+/** The store as the mirror sees it (sync_port.c). */
+struct cs_mirror_port cs_sync_port(struct cs_core *core);
+/** Another host was seen at work at @at (wall ms). @name may be NULL. */
+void cs_sync_note_host(struct cs_core *core, const char *name, int64_t at);
 /** Offer what is unsent, then end the threads. */
 void cs_sync_stop(struct cs_core *core);
 
