@@ -19,7 +19,6 @@
 #define REFUSED_MS     30000  /* before another try when Redis refuses us altogether */
 #define EAGER_MS       5000   /* a local write need not wait longer for another try */
 #define LEASE_AGAIN_MS 60     /* before a busy session is asked for again */
-#define RENEW_MS       30000  /* of a lease */
 #define MESSAGE_MAX    (8u << 20)
 #define REQUEST_MAX    (1u << 20)
 #define MARKED         64
@@ -284,7 +283,6 @@ static void follow_target(struct cs_mirror *mirror)
 
 static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, struct cs_err *err)
 {
-    struct cs_held *held;
     enum cs_status rc = CS_OK;
     size_t i;
 
@@ -300,111 +298,17 @@ static enum cs_status connect_redis(struct cs_mirror *mirror, bool *out_fresh, s
         rc = cs_ask_time(mirror, err);
     if (rc != CS_OK)
         return rc;
+    cs_leases_renew_now(mirror); /* it may be another server, that knows none of them */
     pthread_mutex_lock(&mirror->mutex);
     for (i = 0; i < mirror->follow_count; i++)
         mirror->follows[i].rung = true;
-    for (held = mirror->held; held != NULL; held = held->next)
-        held->renew_at = 0; /* it may be another server, that knows none of them */
     mirror->bell_now = true;
     pthread_cond_broadcast(&mirror->work);
     pthread_mutex_unlock(&mirror->mutex);
     return CS_OK;
 }
 
-/* ---- leases ---- */
-
-static struct cs_held *find_held(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held *held = mirror->held;
-
-    while (held != NULL && strcmp(held->sid, sid) != 0)
-        held = held->next;
-    return held;
-}
-
-static void drop_held(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held **link = &mirror->held, *held;
-
-    while (*link != NULL && strcmp((*link)->sid, sid) != 0)
-        link = &(*link)->next;
-    held = *link;
-    if (held == NULL)
-        return;
-    *link = held->next;
-    free(held);
-}
-
-void cs_leases_over(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held *held;
-
-    pthread_mutex_lock(&mirror->mutex);
-    for (held = mirror->held; held != NULL; held = held->next)
-        if (sid == NULL || strcmp(held->sid, sid) == 0)
-            held->over = held->ended;
-    pthread_mutex_unlock(&mirror->mutex);
-}
-
-const char *cs_lease_to_release(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held *held;
-    const char *token = NULL;
-
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    if (held != NULL && held->over && held->asked) {
-        held->releasing = true;
-        token = held->token;
-    }
-    pthread_mutex_unlock(&mirror->mutex);
-    return token;
-}
-
-void cs_lease_released(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held *held;
-
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    if (held != NULL && held->ended && held->releasing)
-        drop_held(mirror, sid);
-    pthread_mutex_unlock(&mirror->mutex);
-}
-
-void cs_mirror_lease_end(struct cs_mirror *mirror, const char *sid)
-{
-    struct cs_held *held;
-
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    if (held != NULL && !held->asked)
-        drop_held(mirror, sid);
-    else if (held != NULL)
-        held->ended = true;
-    mirror->woken = true;
-    pthread_cond_broadcast(&mirror->work);
-    pthread_mutex_unlock(&mirror->mutex);
-}
-
-/* The next lease that is due for renewing, or with @over one that is over; a copy. */
-static bool next_due(struct cs_mirror *mirror, bool over, struct cs_held *out)
-{
-    int64_t now = cs_mono_ms();
-    struct cs_held *held;
-
-    pthread_mutex_lock(&mirror->mutex);
-    for (held = mirror->held; held != NULL; held = held->next)
-        if (held->asked && (held->ended ? over && held->over : held->renew_at <= now))
-            break;
-    if (held != NULL) {
-        held->renew_at = now + RENEW_MS;
-        held->releasing = held->ended;
-        *out = *held;
-    }
-    pthread_mutex_unlock(&mirror->mutex);
-    return held != NULL;
-}
+/* ---- room ---- */
 
 /* Redis has no room: write nothing for a while. */
 static void note_full(struct cs_mirror *mirror, const struct cs_err *why)
@@ -418,93 +322,7 @@ bool cs_may_write(const struct cs_mirror *mirror)
     return mirror->push_after <= cs_mono_ms();
 }
 
-/* Renew it, or release it if it is over. What is wrong with its key alone is no error. */
-static enum cs_status tend_lease(struct cs_mirror *mirror, const struct cs_held *held,
-                                 struct cs_err *err)
-{
-    struct cs_script_reply reply = {0};
-    struct cs_err why = {0};
-    enum cs_status rc = CS_OK;
-    int tries;
-
-    for (tries = 0; tries < 2; tries++) {
-        cs_err_clear(&why);
-        rc = held->ended
-                 ? cs_lease_release_append(mirror->redis, held->sid, held->token, &why)
-                 : cs_lease_renew_append(mirror->redis, held->sid, held->token, mirror->host, &why);
-        if (rc == CS_OK)
-            rc = cs_script_take(mirror->redis, cs_op_deadline(), &reply, &why);
-        if (rc == CS_OK || cs_redis_class(&why) != CS_REDIS_NOSCRIPT)
-            break; /* else once more, with its text */
-    }
-    cs_script_reply_free(&reply);
-    if (rc != CS_OK && cs_ends_step(mirror, &why))
-        return cs_err_set(err, why.status, why.code, "%s", why.msg);
-    return CS_OK;
-}
-
-/* Renew what is held; with @over, release what is over and was not released with a push. */
-static enum cs_status tend_leases(struct cs_mirror *mirror, bool over, struct cs_err *err)
-{
-    struct cs_held held;
-    enum cs_status rc = CS_OK;
-
-    while (rc == CS_OK && next_due(mirror, over, &held)) {
-        rc = tend_lease(mirror, &held, err);
-        if (rc == CS_OK && held.ended)
-            cs_lease_released(mirror, held.sid);
-    }
-    return rc;
-}
-
 /* ---- what others wait for ---- */
-
-static enum cs_status take_lease(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
-{
-    struct cs_script_reply reply = {0};
-    struct cs_held *held;
-    char token[CS_TOKEN_CAP] = "";
-    enum cs_status rc;
-
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    if (held != NULL && !held->ended) {
-        memcpy(token, held->token, sizeof token);
-        held->asked = true;
-        held->renew_at = cs_mono_ms() + RENEW_MS;
-    }
-    pthread_mutex_unlock(&mirror->mutex);
-    if (token[0] == '\0')
-        return CS_OK; /* the turn is over already */
-    rc = cs_lease_take(mirror->redis,
-                       &(struct cs_lease){sid, token, mirror->host, cs_op_deadline()}, &reply, err);
-    if (rc == CS_OK && reply.verdict == CS_VERDICT_BUSY) {
-        rc = cs_err_set(err, CS_CONFLICT, "session_busy", "Session %s is busy on host %s", sid,
-                        reply.host != NULL && reply.host[0] != '\0' ? reply.host : "unknown");
-        pthread_mutex_lock(&mirror->mutex);
-        drop_held(mirror, sid);
-        pthread_mutex_unlock(&mirror->mutex);
-    }
-    cs_script_reply_free(&reply);
-    return rc;
-}
-
-enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
-{
-    struct cs_err why = {0};
-    const struct cs_held *held;
-    bool late;
-
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    late = held != NULL && !held->asked;
-    pthread_mutex_unlock(&mirror->mutex);
-    if (!late || take_lease(mirror, sid, &why) == CS_OK)
-        return CS_OK;
-    if (why.status == CS_CONFLICT || !cs_ends_step(mirror, &why)) /* another host was first */
-        return CS_OK;
-    return cs_err_set(err, why.status, why.code, "%s", why.msg);
-}
 
 /* A session or conversation that somebody asks for. */
 static enum cs_status fetch(struct cs_mirror *mirror, const char *name, struct cs_err *err)
@@ -538,7 +356,7 @@ static enum cs_status answer(struct cs_mirror *mirror, struct cs_ask *ask, struc
     if (rc == CS_OK && ask->kind == CS_ASK_FETCH)
         rc = fetch(mirror, ask->name, &why);
     if (rc == CS_OK && ask->kind == CS_ASK_LEASE && cs_may_write(mirror))
-        rc = take_lease(mirror, ask->name, &why);
+        rc = cs_lease_ask(mirror, ask->name, &why);
     if (rc == CS_OK && ask->kind == CS_ASK_LEASE)
         rc = cs_glance(mirror, ask->name, &why);
     if (rc == CS_OK && ask->kind == CS_ASK_LEASE && !cs_may_write(mirror))
@@ -567,7 +385,7 @@ void cs_mirror_serve(struct cs_mirror *mirror)
     /* a long step must not cost a turn its lease; if this fails, the step's next request does */
     if (cs_redis_connected(mirror->redis) && cs_redis_owed(mirror->redis) == 0 &&
         cs_may_write(mirror))
-        (void)!tend_leases(mirror, false, &err);
+        (void)!cs_leases_tend(mirror, false, &err);
     for (;;) {
         pthread_mutex_lock(&mirror->mutex);
         for (link = &mirror->asks; *link != NULL && (*link)->kind == CS_ASK_SYNC;)
@@ -669,37 +487,6 @@ enum cs_status cs_mirror_fetch(struct cs_mirror *mirror, const char *identifier,
     return ask_for(mirror, CS_ASK_FETCH, identifier, deadline, err);
 }
 
-/* A held lease for @sid. One of an earlier turn that was not released yet is taken over with its
- * token: another one would find the session busy on this very host. */
-static enum cs_status hold(struct cs_mirror *mirror, const char *sid, struct cs_err *err)
-{
-    struct cs_held *held, *fresh = calloc(1, sizeof *fresh);
-    unsigned char token[(CS_TOKEN_CAP - 1) / 2];
-    enum cs_status rc;
-
-    if (fresh == NULL)
-        return cs_err_nomem(err);
-    rc = cs_random(token, sizeof token, err);
-    if (rc != CS_OK) {
-        free(fresh);
-        return rc;
-    }
-    cs_hex(token, sizeof token, fresh->token);
-    (void)snprintf(fresh->sid, sizeof fresh->sid, "%s", sid);
-    pthread_mutex_lock(&mirror->mutex);
-    held = find_held(mirror, sid);
-    if (held != NULL) {
-        held->ended = held->over = held->releasing = false;
-    } else {
-        fresh->next = mirror->held;
-        mirror->held = fresh;
-        fresh = NULL;
-    }
-    pthread_mutex_unlock(&mirror->mutex);
-    free(fresh);
-    return CS_OK;
-}
-
 enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid, int64_t deadline,
                                struct cs_err *err)
 {
@@ -709,7 +496,7 @@ enum cs_status cs_mirror_lease(struct cs_mirror *mirror, const char *sid, int64_
     if (!cs_mirror_online(mirror))
         return not_online(err);
     for (;;) {
-        rc = hold(mirror, sid, &why);
+        rc = cs_lease_hold(mirror, sid, &why);
         if (rc == CS_OK && deadline <= cs_mono_ms())
             rc = cs_err_set(&why, CS_TIMEOUT, "sync_timeout", "The lease is asked for later");
         else if (rc == CS_OK)
@@ -829,7 +616,7 @@ static enum cs_status push(struct cs_mirror *mirror, struct cs_err *err)
     if (rc == CS_OK)
         note_time(mirror, &mirror->figures.last_push);
     if (rc == CS_OK)
-        rc = tend_leases(mirror, true, &why);
+        rc = cs_leases_tend(mirror, true, &why);
     if (rc == CS_OK)
         return CS_OK;
     if (cs_redis_owed(mirror->redis) > 0)
@@ -946,13 +733,11 @@ enum cs_status cs_mirror_step(struct cs_mirror *mirror, bool full, struct cs_err
 static int64_t next_time(struct cs_mirror *mirror)
 {
     int64_t at = mirror->keepalive_at;
-    struct cs_held *held;
 
     if (!cs_may_write(mirror))
         return mirror->push_after < at ? mirror->push_after : at;
-    for (held = mirror->held; held != NULL; held = held->next)
-        if (held->asked && held->renew_at < at)
-            at = held->renew_at;
+    if (cs_leases_until(mirror) < at)
+        at = cs_leases_until(mirror);
     if (mirror->again_at != 0 && mirror->again_at < at)
         at = mirror->again_at;
     if (cs_waiting_until(mirror) < at)
@@ -1062,7 +847,7 @@ static void *run(void *arg)
 
         mirror->push_all = true;
         (void)!cs_push_news(mirror, &err); /* what a drained turn left */
-        (void)!tend_leases(mirror, true, &err);
+        (void)!cs_leases_tend(mirror, true, &err);
     }
     pthread_mutex_lock(&mirror->mutex);
     mirror->ended = true;
@@ -1174,7 +959,6 @@ void cs_mirror_stop(struct cs_mirror *mirror, int64_t deadline)
 
 void cs_mirror_free(struct cs_mirror *mirror)
 {
-    struct cs_held *held;
     struct cs_ask *ask;
     size_t i;
 
@@ -1185,10 +969,7 @@ void cs_mirror_free(struct cs_mirror *mirror)
     for (i = 0; i < mirror->follow_count; i++)
         drop_follow(&mirror->follows[i]);
     free(mirror->follows);
-    while ((held = mirror->held) != NULL) {
-        mirror->held = held->next;
-        free(held);
-    }
+    cs_leases_free(mirror);
     while ((ask = mirror->asks) != NULL) {
         mirror->asks = ask->next;
         free(ask);

@@ -1,4 +1,4 @@
-/* What the files of the replication share: mirror.c (threads, requests, leases), push.c, pull.c,
+/* What the files of the replication share: mirror.c (threads, requests), lease.c, push.c, pull.c,
  * merge.c (one session against Redis) and record.c (messages and sessions as text).
  *
  * Layer: mirror, private. All but what is marked belongs to the thread that steps.
@@ -294,13 +294,16 @@ int64_t cs_entry_stamp(const char *id);
  * be, unless replies are owed. */
 CS_MUST_USE enum cs_status cs_believe(struct cs_mirror *mirror, int64_t *stamp, struct cs_err *err);
 
-/* ---- mirror.c ---- */
+/* ---- lease.c ---- */
 
-struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
-/* Deal with what other threads wait for; called between pieces of work. */
-void cs_mirror_serve(struct cs_mirror *mirror);
-/* A comparison gave up: one more step, and the more of them end so the later. */
-void cs_step_again(struct cs_mirror *mirror);
+/* Have a lease of @sid for a turn that begins, without asking yet. One of an earlier turn that was
+ * not released is taken over with its token: another one would find the session busy on this very
+ * host. */
+CS_MUST_USE enum cs_status cs_lease_hold(struct cs_mirror *mirror, const char *sid,
+                                         struct cs_err *err);
+/* Ask Redis for it. CS_CONFLICT: another host has it, and ours is gone. */
+CS_MUST_USE enum cs_status cs_lease_ask(struct cs_mirror *mirror, const char *sid,
+                                        struct cs_err *err);
 /* Note whether the turn of @sid (NULL: which of all) is over: what is read from now on holds all
  * that it wrote, and may end its lease. */
 void cs_leases_over(struct cs_mirror *mirror, const char *sid);
@@ -310,7 +313,21 @@ void cs_lease_released(struct cs_mirror *mirror, const char *sid);
 /* Ask for the lease of a turn that runs, if nobody did yet. */
 CS_MUST_USE enum cs_status cs_lease_ask_late(struct cs_mirror *mirror, const char *sid,
                                              struct cs_err *err);
+/* Renew what is held; with @over, release what is over and was not released with a push. */
+CS_MUST_USE enum cs_status cs_leases_tend(struct cs_mirror *mirror, bool over, struct cs_err *err);
+/* Have all of them renewed when they are next tended. */
+void cs_leases_renew_now(struct cs_mirror *mirror);
+/* With the mutex held: mono ms at which the next one is due; CS_NEVER when none is. */
+int64_t cs_leases_until(const struct cs_mirror *mirror);
+void cs_leases_free(struct cs_mirror *mirror);
 
+/* ---- mirror.c ---- */
+
+struct cs_follow *cs_follow_of(struct cs_mirror *mirror, const char *user);
+/* Deal with what other threads wait for; called between pieces of work. */
+void cs_mirror_serve(struct cs_mirror *mirror);
+/* A comparison gave up: one more step, and the more of them end so the later. */
+void cs_step_again(struct cs_mirror *mirror);
 /* Whether Redis may be written to now: not while it has no room, and we wait for some. */
 bool cs_may_write(const struct cs_mirror *mirror);
 int64_t cs_op_deadline(void);
