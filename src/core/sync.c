@@ -167,7 +167,7 @@ enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
                               struct cs_config *next, bool *out_restart, struct cs_err *err)
 {
     struct cs_sync_part *part = core->sync;
-    struct target *target;
+    struct target *target = NULL;
     enum cs_status rc;
 
     *out_restart = false;
@@ -179,7 +179,7 @@ enum cs_status cs_sync_reload(struct cs_core *core, const struct cs_config *old,
         return keep_redis(old, next, err);
     }
     rc = target_new(next, &target, err);
-    if (rc != CS_OK)
+    if (target == NULL)
         return rc;
     cs_mirror_redirect(core->mirror, &target->redis); /* first: nobody sees the old one's state */
     pthread_mutex_lock(&part->mutex);

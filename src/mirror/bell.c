@@ -206,7 +206,7 @@ static void take_users(const struct cs_mirror *mirror, struct users *users)
             users->block_ms = PART_MS;
     }
     users->len = (size_t)(at - from);
-    users->text = malloc(users->len);
+    users->text = users->len > 0 ? malloc(users->len) : NULL;
     if (users->text != NULL)
         memcpy(users->text, from, users->len);
 }

@@ -909,9 +909,11 @@ static enum cs_status ask_around(struct cs_mirror *mirror, struct compare *c, si
                                  struct cs_err *err)
 {
     char(*cids)[CS_UUID_MAX] = calloc(count, sizeof *cids);
-    enum cs_status rc = cids != NULL ? CS_OK : cs_err_nomem(err);
+    enum cs_status rc = CS_OK;
     size_t i;
 
+    if (cids == NULL)
+        return cs_err_nomem(err);
     for (i = 0; i < count && rc == CS_OK; i++) {
         rc = load(&c[i], err);
         if (rc == CS_OK)
