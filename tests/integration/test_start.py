@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -105,3 +106,26 @@ def test_with_credentials_the_users_own_codex_runs_and_no_demo(start, tmp_path, 
     assert "DEMO" not in log.read_text()
     process.terminate()
     assert process.wait(15) == 0
+
+
+def test_a_build_of_another_place_or_system_is_not_built_on(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts")
+    cache, kept = tmp_path / "build/release/CMakeCache.txt", tmp_path / "build/fuzz-corpus/json/seed"
+
+    def is_left_after(made_on):
+        for path in (cache, kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+        if made_on is not None:
+            (tmp_path / "build/made-on").write_text(made_on)
+        subprocess.run([tmp_path / "scripts/setup", "--no-codex"], check=True, timeout=60)
+        return cache.exists()
+
+    assert not is_left_after(None)
+    here = (tmp_path / "build/made-on").read_text()
+    assert here.startswith(f"{tmp_path}\n")
+    assert is_left_after(here)
+    assert not is_left_after(here.replace(str(tmp_path), "/elsewhere"))
+    assert not is_left_after(here.replace("debian", "another"))
+    assert kept.exists()
