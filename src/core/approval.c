@@ -364,12 +364,16 @@ static enum cs_status find_open(struct cs_turn *turn, const char *id,
 {
     struct cs_approval *approval = find(turn, id);
 
-    if (approval == NULL)
-        return cs_err_set(err, CS_NOT_FOUND, "approval_not_found",
-                          "Codex does not ask this in turn %s", turn->row.tid);
-    if (!approval->open || turn->stop != CS_STOP_NONE)
-        return cs_err_set(err, CS_CONFLICT, "approval_answered",
-                          "This was answered already, or it is too late");
+    if (approval == NULL) {
+        (void)cs_err_set(err, CS_NOT_FOUND, "approval_not_found",
+                         "Codex does not ask this in turn %s", turn->row.tid);
+        return CS_NOT_FOUND;
+    }
+    if (!approval->open || turn->stop != CS_STOP_NONE) {
+        (void)cs_err_set(err, CS_CONFLICT, "approval_answered",
+                         "This was answered already, or it is too late");
+        return CS_CONFLICT;
+    }
     *out_approval = approval;
     return CS_OK;
 }
