@@ -6,6 +6,8 @@ import threading
 import pytest
 from support.daemon import jittery
 from support.mcp_client import McpClient
+from support.process import wait_until
+from support.redis import Redis
 from support.sse import Stream
 
 SEEDS = [2, 3, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 44))]
@@ -139,3 +141,28 @@ def test_what_was_answered_outlives_the_end(tight):
         tight.kill9()
         tight.start()
         assert len(tight.history(made["conversationId"])) == 2 * number
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_who_hears_of_the_end_on_another_host(make_daemon, ram, seed):
+    with Redis(ram / "redis") as redis:
+        hosts = [
+            make_daemon(name, args=["--http-threads", "32", "--user", "anna", "--host-name", name],
+                        env={"REDIS_URL": redis.url, **jittery(seed + number)}).start()
+            for number, name in enumerate(("alpha", "beta"))
+        ]
+        for host in hosts:
+            wait_until(lambda host=host: host.health()["redis"] == "online", "it is online", 20)
+        streams = [Stream(host).start() for host in hosts]
+        for stream in streams:
+            assert stream.next(comments=True).name == "id"
+        made = hosts[0].ask("first")
+        for number in range(1, ROUNDS):
+            host, stream = hosts[number % 2], streams[number % 2]
+            while stream.until("turn.completed")[-1]["turnId"] != made["metadata"]["turnId"]:
+                continue
+            assert len(host.history(made["conversationId"])) == 2 * number
+            made = host.go_on(made["conversationId"], "next")
+        for stream in streams:
+            stream.close()
