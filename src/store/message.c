@@ -371,6 +371,9 @@ static enum cs_status read_page(struct cs_db *db, const struct page *page, struc
         cs_sql_int(&q, page->session);
         bind_place(&q, &page->start);
         cs_sql_int(&q, (int64_t)page->limit);
+    } else if (!before(&page->before, &END_OF_TIME)) {
+        cs_sql_begin(&q, db, CS_SQL_MESSAGE_WHOLE);
+        cs_sql_int(&q, page->session);
     } else {
         cs_sql_begin(&q, db, CS_SQL_MESSAGE_UNTIL);
         cs_sql_int(&q, page->session);

@@ -118,6 +118,10 @@ static const struct {
         {"SELECT hlc, origin, seq, id FROM message WHERE session = ?1 AND " BEFORE
          "ORDER BY hlc DESC, origin DESC, seq DESC LIMIT 2 OFFSET ?5",
          false},
+    /* What the next one finds before the end of time, for a sixth less of the work. */
+    [CS_SQL_MESSAGE_WHOLE] = {"SELECT frag FROM message WHERE session = ?1 "
+                              "ORDER BY hlc, origin, seq",
+                              false},
     [CS_SQL_MESSAGE_UNTIL] = {"SELECT frag FROM message WHERE session = ?1 AND " BEFORE
                               "ORDER BY hlc, origin, seq",
                               false},
