@@ -9,6 +9,7 @@
 #include "sync.h"
 
 #define INITIAL_PROMPT_MAX 1024 /* bytes kept in the session row */
+#define GIVE_WAY_MS        1000 /* ample: from the end of a turn in the store to its end here */
 
 static char *dup_bytes(const char *text, size_t len)
 {
@@ -357,6 +358,8 @@ static enum cs_status view_turn(struct cs_core *core, const char *tid,
         rc = cs_approval_list(core, tid, &view.approvals, err);
         if (rc != CS_OK)
             cs_turn_view_fini(&view);
+    } else if (rc == CS_OK) { /* who reads that it has ended may go on: it has given way, too */
+        await_turn(core, tid, cs_mono_ms() + GIVE_WAY_MS, false);
     }
     if (rc == CS_OK)
         *out_view = view;

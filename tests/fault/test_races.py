@@ -133,6 +133,29 @@ def test_who_has_the_answer_of_a_tool(tight):
         assert "isError" not in answer, answer
 
 
+def test_who_polls_a_turn(tight):
+    made = begin(tight, "first")
+    for _ in range(ROUNDS):
+        wait_until(lambda: tight.turn(made["turnId"])["status"] == "completed", "it has ended", 20, step=0)
+        made = begin(tight, "next", made["conversationId"])
+    assert tight.turn(made["turnId"], 20_000)["status"] == "completed"
+
+
+def test_who_polls_a_task(tight):
+    client = McpClient(tight.address, "2026-07-28", {"extensions": {"io.modelcontextprotocol/tasks": {}}})
+
+    def ended():
+        told = client.request("tasks/get", {"taskId": task["taskId"]}).result
+        return told if told["status"] == "completed" else None
+
+    task = client.call("codex", {"prompt": "first"}).result
+    for _ in range(ROUNDS):
+        answer = wait_until(ended, "it has ended", 20, step=0)["result"]["structuredContent"]
+        task = client.call("codex-reply", {"threadId": answer["threadId"], "prompt": "next"}).result
+        assert task["resultType"] == "task", task
+    wait_until(ended, "it has ended", 20)
+
+
 def test_what_was_answered_outlives_the_end(tight):
     made = tight.ask("first")
     for number in range(2, 4):
