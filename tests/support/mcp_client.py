@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 
 from .process import SLOWNESS
 
@@ -45,9 +46,10 @@ class Answer:
 
 
 class Stream:
-    """An answer that is read event by event."""
+    """An answer that is read event by event; it may go on for a minute."""
 
     def __init__(self, connection, response):
+        self.until = time.monotonic() + 60 * SLOWNESS
         self.connection = connection
         self.response = response
         self.retry = None  # as the server says
@@ -56,6 +58,7 @@ class Stream:
         """(id, data) of each event until the end."""
         event, lines = None, []
         for raw in self.response:
+            assert time.monotonic() < self.until, "the stream goes on, and what was waited for does not come"
             line = raw.decode("utf-8").rstrip("\r\n")
             if line.startswith("id: "):
                 event = line[4:]
