@@ -133,7 +133,7 @@ static void note_indexed(struct cs_mirror *mirror, const char *sid,
                          const struct cs_script_reply *reply)
 {
     struct cs_indexed *slot = indexed_slot(mirror, sid);
-    int64_t fresh = reply->fresh_s * 1000 - 2 * CS_OP_MS;
+    int64_t fresh = reply->fresh_s * 1000 - INT64_C(2) * CS_OP_MS;
 
     if (reply->verdict == CS_VERDICT_DUP)
         return;

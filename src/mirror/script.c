@@ -161,6 +161,7 @@ struct words {
     size_t count;
     char keys[6][KEY_MAX];
     size_t nkeys;
+    char number[NUMBER_MAX]; /* of keys */
 };
 
 #define OWN_WORDS 3 /* the first: EVALSHA, the digest, the number of keys */
@@ -215,14 +216,13 @@ static enum cs_status append(struct cs_redis *redis, enum cs_script script, stru
 {
     struct cs_script_slot *slot = &redis->scripts[script];
     struct cs_buf text;
-    char number[NUMBER_MAX];
     cs_buf_init(&text, 65536);
-    int len = snprintf(number, sizeof number, "%zu", words->nkeys);
+    int len = snprintf(words->number, sizeof words->number, "%zu", words->nkeys);
     words->argv[0] = slot->loaded ? "EVALSHA" : "EVAL";
     words->lens[0] = strlen(words->argv[0]);
     words->argv[1] = slot->sha;
     words->lens[1] = sizeof slot->sha - 1;
-    words->argv[2] = number;
+    words->argv[2] = words->number;
     words->lens[2] = (size_t)len;
     enum cs_status rc = CS_OK;
     if (!slot->loaded) {
