@@ -38,6 +38,7 @@ static struct {
     {"lua_nolimit", "if limit > 0 and not has_place", "if limit < 0 and not has_place", false},
     {"lua_noheal", "if heal > 0 and over > 0 and live[over].at >= at", "if false", false},
     {"lua_noout", "if version and covers(argument_vector(vector)", "if false and covers({}", false},
+    {"lua_nolead", "call('EXISTS', KEYS[2], KEYS[4]) == 2", "call('EXISTS', KEYS[2]) == 1", false},
     {"lua_short", "t.L = start + #messages + t.width", "t.L=1+start+#messages+t.width", false},
     {"lua_twice", "  if to <= have then\n", "  if to < 0     then\n", false},
     {"lua_anylease", "held:sub(1, #token + 1) ~= token .. ' ' then\n    call('SET', key, held",
