@@ -89,6 +89,18 @@ static bool ends_turn(const struct cs_turn_row *row, int64_t id)
     return row->answer_message == id && row->status == CS_TURN_COMPLETED;
 }
 
+/* When it was written, on whatever host; the row knows when it came here. */
+static void render_time(struct cs_jsonw *w, const struct cs_message_row *row,
+                        const struct cs_json *message)
+{
+    const char *time = cs_json_get_string(message, "timestamp");
+
+    if (time != NULL)
+        cs_jsonw_string(w, "timestamp", time);
+    else
+        cs_jsonw_time(w, "timestamp", row->at);
+}
+
 /* An answer of another host: its message is all that there is of the turn. */
 static void render_remote(struct cs_jsonw *w, const struct cs_message_row *row,
                           const struct cs_json *message)
@@ -99,7 +111,7 @@ static void render_remote(struct cs_jsonw *w, const struct cs_message_row *row,
     cs_jsonw_stringn(w, "response", response != NULL ? response : "", len);
     cs_jsonw_object(w, "metadata");
     cs_jsonw_string(w, "model", cs_json_get_string(message, "model"));
-    cs_jsonw_time(w, "timestamp", row->at);
+    render_time(w, row, message);
     cs_jsonw_string(w, "turnId", row->tid);
     cs_jsonw_string(w, "engine", cs_json_get_string(message, "engine"));
     cs_jsonw_end_object(w);
@@ -177,7 +189,7 @@ static enum cs_status render_lasting(struct cs_jsonw *w, struct cs_db *db,
     enum cs_status rc = CS_OK;
 
     render_ids(w, row->sid, row->cid, row->user, row->tid);
-    cs_jsonw_time(w, "timestamp", row->at);
+    render_time(w, row, message);
     if (host != NULL)
         cs_jsonw_string(w, "host", host);
     switch (row->kind) {

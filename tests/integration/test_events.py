@@ -10,7 +10,7 @@ import pytest
 import websockets
 from support.browser import Browser
 from support.daemon import instant_codex
-from support.hosts import break_line, mend_line, on, state
+from support.hosts import break_line, mend_line, messages, on, state
 from support.mcp_client import McpClient
 from support.openapi import Document
 from support.process import SLOWNESS, wait_until
@@ -392,6 +392,8 @@ def test_a_turn_on_one_host_is_heard_on_another(make_host):
         assert (started["host"], started["prompt"], started["userId"]) == ("here", "across", "anna")
         assert (completed["host"], completed["response"]) == ("here", answer["response"])
         assert completed["metadata"]["turnId"] == answer["metadata"]["turnId"]
+        assert completed["metadata"]["timestamp"] == completed["timestamp"] == answer["metadata"]["timestamp"]
+        assert started["timestamp"] == messages(here, answer["sessionId"])[0]["timestamp"]
         check([started, completed])
         with follow(there, f"?sessionId={answer['sessionId']}", last=0) as session:
             assert [event.name for event in session.until("turn.completed")] == ["turn.started", "turn.completed"]
