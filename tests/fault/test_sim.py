@@ -7,10 +7,10 @@ import pytest
 
 # Each breaks one thing; the seed is the first that it does not survive.
 MUTANTS = {
-    "lua_nogap": 4, "lua_nocas": 25, "lua_notomb": 9, "lua_delany": 1, "lua_nottl": 1, "lua_nolimit": 12, "lua_short": 4,
-    "lua_twice": 1, "lua_noslide": 1, "lua_nolead": 24, "lua_nosha": 50, "lua_anylease": 21, "no_dirty": 1, "no_unsent": 2, "no_tomb": 35,
-    "no_return": 8, "no_fetch": 6, "no_confirm": 39, "all_sent": 1, "clean_all": 58, "clean_never": 1,
-    "first_origin": 1, "wall_clock": 1,
+    "lua_nogap": 4, "lua_nocas": 25, "lua_notomb": 9, "lua_delany": 1, "lua_nottl": 1, "lua_nolimit": 12,
+    "lua_short": 4, "lua_twice": 1, "lua_noslide": 1, "lua_nolead": 24, "lua_nosha": 50, "lua_anylease": 21,
+    "no_dirty": 1, "no_unsent": 2, "no_tomb": 35, "no_return": 8, "no_fetch": 6, "no_confirm": 39, "all_sent": 1,
+    "clean_all": 58, "clean_never": 1, "first_origin": 1, "wall_clock": 1,
 }
 DRIFT = 60  # seeds more, for the day on which another request changes what a seed does
 
