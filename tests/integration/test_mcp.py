@@ -310,7 +310,11 @@ def task_at(client, task):
 
 def settled(client, task, seconds=20):
     """The task when Codex has ended it, or waits for its user."""
-    return wait_until(lambda: (now := task_at(client, task))["status"] != "working" and now, "the task moved on", seconds)
+    def moved_on():
+        now = task_at(client, task)
+        return now if now["status"] != "working" else None
+
+    return wait_until(moved_on, "the task moved on", seconds)
 
 
 def test_who_declares_tasks_gets_an_id_at_once_that_holds_over_restarts(daemon):
@@ -541,7 +545,7 @@ def test_a_client_that_takes_json_alone_is_missed_when_it_has_gone(make_daemon, 
         wait_until(lambda: daemon.stats()["turns"]["cancelled"] == 8, "going away cancels", 10)
     else:
         assert client.call("codex", {"prompt": "x"}).result["isError"], "as many wait as may"
-        wait_until(lambda: "isError" not in client.call("codex", {"prompt": "x"}).result, "nobody waits", 15)
+        wait_until(lambda: "isError" not in client.call("codex", {"prompt": "x"}).result, "nobody waits", 20, step=0.2)
         assert daemon.stats()["turns"]["running"] == 8, "the turns go on"
 
 

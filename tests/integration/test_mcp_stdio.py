@@ -318,7 +318,8 @@ def test_what_works_in_the_background_outlives_the_editor(daemon, bridge):
     now = second.result(second.call("codex-history", {"threadId": thread}))["structuredContent"]
     assert now["running"] and [message["type"] for message in now["messages"]] == ["user"]
     assert first.close() == 0
-    done = second.result(second.call("codex-history", {"threadId": thread, "wait": 50, "limit": 1}))["structuredContent"]
+    number = second.call("codex-history", {"threadId": thread, "wait": 50, "limit": 1})
+    done = second.result(number)["structuredContent"]
     assert not done["running"] and done["messages"][0]["content"].startswith("I saw 1 message")
     # Whoever hears of the end may go on at once.
     assert text_of(second.result(second.call("codex-reply", {"prompt": "x", "threadId": thread})))
