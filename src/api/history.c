@@ -42,7 +42,8 @@ static bool render_around(const struct cs_request *rq, struct cs_reply *reply,
     }
     reply->history = history;
     reply->body = memcpy(messages - start->len, start->data, start->len);
-    memcpy(messages + history->len, "]}", CS_HISTORY_AFTER);
+    messages[history->len] = ']';
+    messages[history->len + 1] = '}';
     reply->body_len = start->len + history->len + CS_HISTORY_AFTER;
     return true;
 }
