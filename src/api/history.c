@@ -18,7 +18,7 @@ static void render_start(const struct cs_request *rq, struct cs_jsonw *w,
     cs_jsonw_int(w, "messageCount", history->total);
     if (history->before != 0)
         cs_jsonw_int(w, "nextBefore", history->before);
-    cs_stale_render(w, rq);
+    cs_stale_render(w, rq->stale);
     cs_buf_adds(w->out, ",\"messages\":[");
 }
 
