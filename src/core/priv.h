@@ -50,6 +50,7 @@ struct cs_turn {
     /* under core->mutex */
     unsigned refs; /* registry, driver, waiters */
     bool stored;   /* its prompt is durable */
+    bool ending;   /* its outcome is about to be, and may be seen already */
     bool ended;    /* its outcome is durable (or handed to the unfinished list) */
     enum cs_stop stop;
     struct cs_engine_turn *engine_turn; /* while it runs */
@@ -86,12 +87,13 @@ struct cs_core {
     atomic_bool model_fallback;
 
     pthread_mutex_t mutex; /* guards all below and each turn's last group */
-    pthread_cond_t idle;   /* running, or later turns, became 0 */
+    pthread_cond_t idle;   /* running, ending or turns became less */
     void *by_session;      /* tsearch trees of struct cs_turn */
     void *by_tid;
     int64_t asked; /* approvals, since the start */
     int64_t running;
-    int64_t turns; /* referenced: the running ones, and ended ones for a moment */
+    int64_t ending; /* of these */
+    int64_t turns;  /* referenced: the running ones, and ended ones for a moment */
     bool draining;
     struct cs_turn *unfinished;        /* outcomes that could not be written yet */
     struct cs_config *old_configs[64]; /* replaced by reloads; readers may still hold them */
@@ -113,6 +115,9 @@ CS_MUST_USE enum cs_status cs_registry_claim(struct cs_turn *turn, char out_twin
                                              struct cs_err *err);
 /** The claimed turn's prompt is durable: who has the same request may be sent to it. */
 void cs_registry_stored(struct cs_turn *turn);
+/** The turn's outcome is being committed, or that has failed. Readers may see it ahead of us: who
+ * claims what it holds waits until it is settled. */
+void cs_registry_ending(struct cs_turn *turn, bool ending);
 /** Undo a claim, or end it: wakes all waiters, drops the registry's reference. */
 void cs_registry_release(struct cs_turn *turn);
 /** A reference to the running turn with this id / of this session, or NULL. */

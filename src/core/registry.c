@@ -83,14 +83,27 @@ static const struct cs_turn *find_twin(struct cs_turn *turn)
     }
 }
 
+/* With the mutex held: whether what stands in the way of @turn is about to go. */
+static bool gives_way(struct cs_turn *turn)
+{
+    struct cs_core *core = turn->core;
+    struct cs_turn **node = tfind(turn, &core->by_session, compare_session);
+
+    if (node != NULL)
+        return (*node)->ending;
+    return core->running >= cs_core_config(core)->max_turns && core->ending > 0;
+}
+
 /* With the mutex held. */
 static enum cs_status claim_locked(struct cs_turn *turn, char out_twin[CS_UUID_MAX],
                                    struct cs_err *err)
 {
     struct cs_core *core = turn->core;
-    const struct cs_turn *twin = find_twin(turn);
+    const struct cs_turn *twin;
     struct cs_turn **node;
 
+    while ((twin = find_twin(turn)) == NULL && !core->draining && gives_way(turn))
+        (void)cs_cond_wait(&core->idle, &core->mutex, CS_NEVER);
     if (twin != NULL) {
         memcpy(out_twin, twin->row.tid, CS_UUID_MAX);
         return CS_OK;
@@ -135,17 +148,33 @@ void cs_registry_stored(struct cs_turn *turn)
     pthread_mutex_unlock(&turn->core->mutex);
 }
 
+/* With the mutex held. */
+static void set_ending(struct cs_turn *turn, bool ending)
+{
+    turn->core->ending += (int64_t)ending - (int64_t)turn->ending;
+    turn->ending = ending;
+}
+
+void cs_registry_ending(struct cs_turn *turn, bool ending)
+{
+    pthread_mutex_lock(&turn->core->mutex);
+    set_ending(turn, ending);
+    pthread_cond_broadcast(&turn->core->idle);
+    pthread_mutex_unlock(&turn->core->mutex);
+}
+
 void cs_registry_release(struct cs_turn *turn)
 {
     struct cs_core *core = turn->core;
 
     pthread_mutex_lock(&core->mutex);
+    set_ending(turn, false);
     tdelete(turn, &core->by_session, compare_session);
     tdelete(turn, &core->by_tid, compare_tid);
     turn->ended = true;
     pthread_cond_broadcast(&turn->changed);
-    if (--core->running == 0)
-        pthread_cond_broadcast(&core->idle);
+    core->running--;
+    pthread_cond_broadcast(&core->idle);
     pthread_mutex_unlock(&core->mutex);
     cs_turn_unref(turn);
 }

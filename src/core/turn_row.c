@@ -273,6 +273,8 @@ static enum cs_status apply_end(struct cs_db *db, void *arg, struct cs_err *err)
     if (rc == CS_OK && row->model_fallback && completed)
         rc = cs_session_set_model(db, turn->session.id, row->model, err);
     cs_buf_fini(&extra);
+    if (rc == CS_OK)
+        cs_registry_ending(turn, true);
     return rc;
 }
 
@@ -295,10 +297,12 @@ enum cs_status cs_turn_persist_end(struct cs_turn *turn, struct cs_err *err)
 {
     enum cs_status rc = cs_store_write_then(turn->core->store, apply_end, on_ended, turn, err);
 
-    if (rc == CS_CONFLICT || rc == CS_NOT_FOUND)
+    if (rc == CS_CONFLICT || rc == CS_NOT_FOUND) {
         release(turn);
-    else if (rc != CS_OK)
+    } else if (rc != CS_OK) {
+        cs_registry_ending(turn, false);
         cs_lease_end(turn);
+    }
     cs_sync_wake(turn->core);
     return rc;
 }

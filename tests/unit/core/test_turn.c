@@ -439,6 +439,53 @@ static void a_repeated_request_is_sent_to_a_turn_that_can_be_found(void **state)
     cs_turn_view_fini(&a);
 }
 
+/* Until @sender has come as far as to claim its session, or has done without. */
+static void await_claim(struct fixture *f, const struct sender *sender)
+{
+    int64_t deadline = SOON, turns = 0;
+
+    while (turns < 2 && !atomic_load(&sender->done)) {
+        assert_true(cs_mono_ms() < deadline);
+        pthread_mutex_lock(&f->core->mutex);
+        turns = f->core->turns;
+        pthread_mutex_unlock(&f->core->mutex);
+    }
+}
+
+static void who_sees_an_outcome_that_is_being_committed_may_go_on(void **state)
+{
+    struct fixture *f = *state;
+    struct cs_turn_request first = ask("one"), second, third;
+    struct cs_turn_view a = run(f, &first);
+    struct sender sender = {.f = f, .request = &third};
+    struct cs_turn *turn;
+    char tid[CS_UUID_MAX];
+    pthread_t thread;
+
+    second = ask_again(a.sid, "two");
+    third = ask_again(a.sid, "three");
+    begin_hanging(f, &second, tid);
+    turn = cs_registry_by_session(f->core, a.sid);
+    cs_registry_ending(turn, true);
+    assert_int_equal(pthread_create(&thread, NULL, send_and_look, &sender), 0);
+    await_claim(f, &sender);
+    assert_false(atomic_load(&sender.done));
+    cs_registry_ending(turn, false); /* the disk has refused it */
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(sender.begun, CS_CONFLICT);
+    cs_registry_ending(turn, true);
+    sender.done = false;
+    assert_int_equal(pthread_create(&thread, NULL, send_and_look, &sender), 0);
+    await_claim(f, &sender);
+    f->engine.script = ANSWER;
+    assert_true(cs_turn_cancel(f->core, tid));
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(sender.begun, CS_OK);
+    assert_int_equal(cs_turn_run(sender.turn, NULL), CS_OK);
+    cs_turn_unref(turn);
+    cs_turn_view_fini(&a);
+}
+
 static void an_interrupted_turn_is_never_run_twice(void **state)
 {
     struct fixture *f = *state;
@@ -708,6 +755,7 @@ int main(void)
         CASE(an_idempotency_key_past_its_day_runs_anew),
         CASE(a_replay_of_a_running_turn_finds_that_turn),
         CASE(a_repeated_request_is_sent_to_a_turn_that_can_be_found),
+        CASE(who_sees_an_outcome_that_is_being_committed_may_go_on),
         CASE(an_interrupted_turn_is_never_run_twice),
         CASE(the_eleventh_session_puts_out_the_least_recently_used),
         CASE(the_own_user_has_no_limit),
