@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -62,6 +63,7 @@ static _Noreturn void become_daemon(char *const argv[], int log)
     int null = open("/dev/null", O_RDONLY);
     sigset_t none;
 
+    assert(log >= 0);
     sigemptyset(&none);
     pthread_sigmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
@@ -110,7 +112,9 @@ static enum cs_status tell_why(const char *dir, struct cs_err *err)
     int fd = -1;
 
     if (open_log(dir, &fd, NULL) == CS_OK) {
-        off_t size = lseek(fd, 0, SEEK_END);
+        off_t size;
+        assert(fd >= 0);
+        size = lseek(fd, 0, SEEK_END);
         n = pread(fd, text, LOG_TAIL, size > LOG_TAIL ? size - LOG_TAIL : 0);
         close(fd);
     }

@@ -290,7 +290,8 @@ int cs_verb_mcp(const struct cs_verb_input *input)
     if (cs_log_level_parse(input->config->log_level, &level, &err) != CS_OK)
         return cs_verb_fail(&err);
     cs_log_set_level(level);
-    bridge.folder = getcwd(NULL, 0); /* the root, where desktops start programs, means none */
+    /* The root, where desktops start programs, means none. With NULL glibc allocates. */
+    bridge.folder = getcwd(NULL, 0); /* NOLINT(clang-analyzer-unix.StdCLibraryFunctions) */
     if (bridge.folder != NULL && (bridge.folder[0] != '/' || bridge.folder[1] == '\0')) {
         free(bridge.folder);
         bridge.folder = NULL;
