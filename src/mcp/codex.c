@@ -55,12 +55,14 @@ static bool read_setting(const char *key, const struct cs_json *value, void *arg
     return false;
 }
 
+/* Who asked for a task waits for its id: it works in the background anyway. */
 static enum cs_status run(struct cs_mcp_call *call, struct cs_turn_request *request,
                           struct cs_err *err)
 {
-    return cs_json_bool(cs_json_get(cs_mcp_args(call), "background"), false)
-               ? cs_turn_background(call, request, err)
-               : cs_turn_call(call, request, err);
+    bool background = cs_json_bool(cs_json_get(cs_mcp_args(call), "background"), false);
+
+    return background && !cs_task_asked(call) ? cs_turn_background(call, request, err)
+                                              : cs_turn_call(call, request, err);
 }
 
 static enum cs_status tool_codex(struct cs_mcp_call *call, struct cs_err *err)

@@ -1115,6 +1115,23 @@ static void a_task_is_answered_at_once_and_found_by_its_id(void **state)
     fixture.engine.script = ANSWER;
 }
 
+/* Its client waits for a task's id, whatever its model asks for. */
+static void a_task_is_one_also_where_it_is_to_run_in_the_background(void **state)
+{
+    char task[CS_UUID_MAX], params[64];
+
+    (void)state;
+    fixture.engine.script = ANSWER;
+    call("tools/call",
+         "\"name\":\"codex\",\"arguments\":{\"prompt\":\"x\",\"background\":true},\"task\":{}");
+    assert_non_null(cs_json_path(result(), "task", "taskId", NULL));
+    (void)snprintf(task, sizeof task, "%s",
+                   cs_json_string(cs_json_path(result(), "task", "taskId", NULL), NULL));
+    (void)snprintf(params, sizeof params, "\"taskId\":\"%s\"", task);
+    call("tasks/result", params);
+    assert_string_equal(structured("content"), "the answer");
+}
+
 /* A client that answers while it is asked. */
 static bool take_and_accept(void *arg, const char *event, const char *json, size_t len)
 {
@@ -1393,6 +1410,7 @@ int main(void)
         cmocka_unit_test(a_uri_that_is_watched_is_short),
         cmocka_unit_test(an_unknown_resource_is_named_in_the_error),
         cmocka_unit_test(a_task_is_answered_at_once_and_found_by_its_id),
+        cmocka_unit_test(a_task_is_one_also_where_it_is_to_run_in_the_background),
         cmocka_unit_test(a_task_says_that_codex_asks_and_takes_the_quickest_answer),
         cmocka_unit_test(a_listener_that_left_is_missed_however_much_happens),
         cmocka_unit_test(every_failed_allocation_is_answered),
