@@ -323,13 +323,20 @@ void cs_link_proved(struct cs_link *link)
 
 /* The handshake. */
 
+static void stop(struct cs_link *link)
+{
+    cs_process_stop(link->process, false, link->ops->skip_stdin);
+}
+
 /* The child is of no use: tell its turns, and let it end. */
 static void give_up(struct cs_link *link, enum cs_link_message kind, const char *sentence)
 {
     link->state = CS_LINK_STOPPING;
     snprintf(link->why, sizeof(link->why), "%s", sentence);
     tell_all(link, kind, sentence);
-    cs_process_stop(link->process, false, link->ops->skip_stdin);
+    if (link->process) { /* else start() has yet to learn of it, and stops it then */
+        stop(link);
+    }
 }
 
 void cs_link_refuse(struct cs_link *link, const char *sentence)
@@ -575,9 +582,11 @@ static void start(struct cs_link *link)
         tell_all(link, CS_IN_UNAVAILABLE, err.msg);
         return;
     }
-    link->process = process;
-    if (!link->exited) {
+    link->process = process; /* which may have said something, or ended, in the meantime */
+    if (link->state == CS_LINK_STARTING) {
         link->ops->handshake(link->driver, NULL);
+    } else if (link->state == CS_LINK_STOPPING) {
+        stop(link);
     }
 }
 

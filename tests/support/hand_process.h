@@ -32,6 +32,8 @@ static pthread_mutex_t hand_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct cs_process *hand_last; /* the newest child; NULL once freed */
 static int hand_spawned;             /* children so far; a test may start again at 0 */
 static bool hand_refuse;             /* no child can be started */
+/* Called, once, with the next child before whoever starts it has it. */
+static void (*hand_born)(struct cs_process *child);
 
 enum cs_status cs_spawner_new(const char *instance, struct cs_spawner **out_spawner,
                               struct cs_err *err)
@@ -85,6 +87,10 @@ enum cs_status cs_process_spawn(struct cs_spawner *spawner, const struct cs_proc
     hand_last = process;
     hand_spawned++;
     pthread_mutex_unlock(&hand_mutex);
+    if (hand_born) {
+        hand_born(process);
+        hand_born = NULL;
+    }
     *out_process = process;
     return CS_OK;
 }

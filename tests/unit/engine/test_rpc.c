@@ -263,6 +263,32 @@ static void a_handshake_without_end_is_bounded(void **state)
     assert_true(hand_await(1, "initialize")->stopped);
 }
 
+static void talk_without_memory(struct cs_process *child)
+{
+    fault_arm(2); /* the first one is the test's own */
+    hand_say(child, "{\"method\":\"m\",\"params\":{}}");
+    assert_true(fault_disarm());
+}
+
+static void a_child_given_up_before_its_start_is_over_is_stopped(void **state)
+{
+    (void)state;
+    hand_born = talk_without_memory;
+    begin(NULL);
+    assert_done(CS_UNAVAILABLE, "codex_unavailable");
+    for (int i = 0; i < 1000 && hand_live() && !hand_live()->stopped; i++) {
+        usleep(10000);
+    }
+    struct cs_process *child = hand_live();
+    assert_non_null(child);
+    assert_true(child->stopped);
+    hand_end(child, 0, false, "");
+    cs_engine_turn_free(turn);
+    begin(NULL);
+    assert_int_equal(next(0), -1);
+    assert_non_null(hand_await(2, "initialize"));
+}
+
 static void a_child_that_cannot_be_started_is_unavailable(void **state)
 {
     (void)state;
@@ -670,6 +696,7 @@ int main(void)
         LINK(no_child_is_started_before_the_first_turn),
         LINK(the_handshake_comes_before_all_else),
         LINK(a_handshake_without_end_is_bounded),
+        LINK(a_child_given_up_before_its_start_is_over_is_stopped),
         LINK(a_child_that_cannot_be_started_is_unavailable),
         LINK(a_reply_to_nobody_is_ignored),
         LINK(a_reply_without_a_thread_is_a_protocol_error),
