@@ -1,5 +1,6 @@
 """scripts/start, as on a machine without credentials: demo model, real Codex, one command."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -129,3 +130,22 @@ def test_a_build_of_another_place_or_system_is_not_built_on(tmp_path):
     assert not is_left_after(here.replace(str(tmp_path), "/elsewhere"))
     assert not is_left_after(here.replace("debian", "another"))
     assert kept.exists()
+
+
+def test_what_another_run_has_built_meanwhile_is_kept(tmp_path):
+    for folder in ("scripts", ".deps", "build/release"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts")
+    setup = [tmp_path / "scripts/setup", "--no-codex"]
+    subprocess.run(setup, check=True, timeout=60)
+    cache, made_on = tmp_path / "build/release/CMakeCache.txt", tmp_path / "build/made-on"
+    here = made_on.read_text()
+    made_on.write_text("elsewhere\n")
+    with open(tmp_path / ".deps/build.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(setup)
+        wait_until(lambda: any("flock" in command_line(pid) for pid in descendants(process.pid)), "it waits", 20)
+        made_on.write_text(here)
+        cache.write_text("x")
+    assert process.wait(60) == 0
+    assert cache.exists()
