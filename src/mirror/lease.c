@@ -37,8 +37,10 @@ void cs_leases_over(struct cs_mirror *mirror, const char *sid)
 
     pthread_mutex_lock(&mirror->mutex);
     for (held = mirror->held; held != NULL; held = held->next)
-        if (sid == NULL || strcmp(held->sid, sid) == 0)
+        if (sid == NULL || strcmp(held->sid, sid) == 0) {
             held->over = held->ended;
+            held->releasing = false; /* a request that was to do so was refused */
+        }
     pthread_mutex_unlock(&mirror->mutex);
 }
 

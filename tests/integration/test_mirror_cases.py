@@ -485,6 +485,21 @@ def test_the_lease_of_a_host_that_died_ends_within_a_minute(make_host, redis):
     assert b.go_on(sid, "two")["success"] is True
 
 
+def test_a_lease_is_released_though_what_ends_it_goes_in_several_requests(make_host, redis):
+    host = make_host("alpha")
+    sid = host.ask("one")["sessionId"]
+    drained(host)
+    old = redis.call("GET", f"codex:session:{sid}")
+    for digit in "234567":
+        host.go_on(sid, digit * 250_000)
+    drained(host)
+    wait_until(lambda: lease(redis, sid) is None, "the lease is free before", 10)
+    redis.call("SET", f"codex:session:{sid}", old)  # it went back in time: the next push is refused
+    host.go_on(sid, "last")
+    in_redis(redis, sid, 16)
+    wait_until(lambda: lease(redis, sid) is None, "the lease is free", 10)
+
+
 @pytest.mark.long
 def test_a_host_that_died_with_a_turn_blocks_the_others_for_a_minute_at_most(make_host, redis):
     a, b = make_host("alpha"), make_host("beta")
