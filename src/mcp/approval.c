@@ -9,12 +9,47 @@
 #include <stdio.h>
 #include <string.h>
 
-#define STATE "turn:" /* and the turn's id: what a call brings back */
+#define STATE     "turn:" /* and the turn's id: what a call brings back */
+#define SHOWN_MAX 65536   /* bytes of a member in a question */
 
-/* The parameters of elicitation/create: to accept is to approve. */
+/* Write a member of what is asked for people. What nobody would read to its end is not shown. */
+static void write_member(struct cs_buf *out, const char *name, const struct cs_json *value)
+{
+    const char *string = cs_json_string(value, NULL);
+    struct cs_buf shown;
+
+    if (cs_json_type(value) == CS_JSON_NULL)
+        return;
+    cs_buf_init(&shown, SHOWN_MAX);
+    if (string != NULL)
+        cs_buf_adds(&shown, string);
+    else
+        cs_json_dump(value, &shown);
+    cs_buf_addf(out, "\n%s: ", name);
+    if (shown.status == CS_OK)
+        cs_buf_add(out, shown.data, shown.len);
+    else if (shown.status == CS_TOO_LARGE)
+        cs_buf_adds(out, "too long to be shown here");
+    else
+        out->status = shown.status;
+    cs_buf_fini(&shown);
+}
+
+/* The parameters of elicitation/create: to accept is to approve. All that would be granted is told:
+ * the reason is Codex's own word. */
 static void write_question(struct cs_buf *out, const struct cs_json *asked)
 {
-    static const char *const told[] = {"command", "cwd", "reason"};
+    static const char *const told[] = {
+        "command",
+        "cwd",
+        "reason",
+        "changes",
+        "grantRoot",
+        "permissions",
+        "additionalPermissions",
+        "networkApprovalContext",
+        "truncated",
+    };
     const struct cs_json *request = cs_json_get(asked, "request");
     const char *kind = cs_json_get_string(asked, "kind");
     struct cs_buf text;
@@ -24,17 +59,8 @@ static void write_question(struct cs_buf *out, const struct cs_json *asked)
     cs_buf_init(&text, CS_MCP_MESSAGE_MAX);
     cs_buf_adds(&text, "Codex asks for your approval: ");
     cs_buf_adds(&text, kind != NULL ? kind : "action");
-    for (i = 0; i < sizeof told / sizeof *told; i++) {
-        const struct cs_json *value = cs_json_get(request, told[i]);
-
-        if (cs_json_type(value) == CS_JSON_NULL)
-            continue;
-        cs_buf_addf(&text, "\n%s: ", told[i]);
-        if (cs_json_string(value, NULL) != NULL)
-            cs_buf_adds(&text, cs_json_string(value, NULL));
-        else
-            cs_json_dump(value, &text);
-    }
+    for (i = 0; i < sizeof told / sizeof *told; i++)
+        write_member(&text, told[i], cs_json_get(request, told[i]));
     cs_jsonw_init(&w, out);
     cs_jsonw_object(&w, NULL);
     cs_jsonw_stringn(&w, "message", text.data, text.len);

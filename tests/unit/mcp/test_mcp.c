@@ -1132,6 +1132,9 @@ static void a_task_is_one_also_where_it_is_to_run_in_the_background(void **state
     assert_string_equal(structured("content"), "the answer");
 }
 
+/* What its user got to read before. */
+static char was_asked[512];
+
 /* A client that answers while it is asked. */
 static bool take_and_accept(void *arg, const char *event, const char *json, size_t len)
 {
@@ -1148,6 +1151,8 @@ static bool take_and_accept(void *arg, const char *event, const char *json, size
         return true;
     method = cs_json_get_string(message, "method");
     if (method != NULL && strcmp(method, "elicitation/create") == 0) {
+        (void)snprintf(was_asked, sizeof was_asked, "%s",
+                       cs_json_string(cs_json_path(message, "params", "message", NULL), NULL));
         (void)snprintf(text, sizeof text,
                        "{\"jsonrpc\":\"2.0\",\"id\":%lld,\"result\":{\"action\":\"accept\"}}",
                        (long long)cs_json_int(cs_json_get(message, "id"), 0));
@@ -1193,6 +1198,7 @@ static void a_task_says_that_codex_asks_and_takes_the_quickest_answer(void **sta
     cs_mcp_post(fixture.mcp, &head, text, strlen(text), &stream, &answer);
     keep(&answer, NULL);
     assert_string_equal(structured("content"), "1+");
+    assert_non_null(strstr(was_asked, "/tmp/in.txt")); /* who approves it knows what */
     await_status(params, "completed");
     fixture.engine.script = ANSWER;
 }
