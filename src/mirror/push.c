@@ -489,7 +489,7 @@ static void flight_free(struct flight *flight)
 {
     size_t i;
 
-    for (i = 0; i < flight->count; i++) {
+    for (i = 0; i < NEWS_MAX; i++) { /* a page that failed may have gathered something */
         cs_mirror_local_fini(&flight->items[i].local);
         batch_fini(&flight->items[i].gathered);
     }
