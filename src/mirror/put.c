@@ -54,6 +54,17 @@ static int64_t heals_at(const struct cs_putting *putting)
     return local->unsent || putting->foreign != NULL ? 0 : local->stamp;
 }
 
+/* Its returns from the archive by the server's clock: hosts' own may be hours apart, and a later
+ * one must be told from an earlier one. */
+static int64_t version_of(const struct cs_mirror *mirror, const struct cs_putting *putting)
+{
+    int64_t own = putting->local->version;
+
+    if (own > 0)
+        own += mirror->skew_ms;
+    return own > putting->version ? own : putting->version;
+}
+
 enum cs_status cs_whole_append(struct cs_mirror *mirror, const struct cs_putting *putting,
                                struct cs_err *err)
 {
@@ -71,7 +82,7 @@ enum cs_status cs_whole_append(struct cs_mirror *mirror, const struct cs_putting
         .limit = local->limit,
         .heal_at = heals_at(putting),
         .foreign = putting->foreign,
-        .meta = local->version > putting->version ? local->version : putting->version,
+        .meta = version_of(mirror, putting),
         .lease = whole->more ? NULL : cs_lease_to_release(mirror, meta->sid),
     };
     enum cs_status rc;

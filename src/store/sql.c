@@ -61,7 +61,8 @@ static const struct {
          "WHERE id = ?1 AND archived_at IS NULL",
          true},
     [CS_SQL_SESSION_RESTORE] =
-        {"UPDATE session SET archived_at = NULL, archive_reason = 0, restored_at = ?2, "
+        {"UPDATE session SET archived_at = NULL, archive_reason = 0, "
+         "restored_at = max(?2, restored_at + 1), " /* other hosts go by it, whatever our clock */
          "check_at = CASE ttl_ms WHEN 0 THEN NULL ELSE ?2 + ttl_ms END "
          "WHERE id = ?1 AND archived_at IS NOT NULL",
          true},

@@ -27,6 +27,12 @@ def test_all_invariants_hold_whatever_happens(programs, long):
     print(done.stdout)
 
 
+@pytest.mark.parametrize("seed", [1776])
+def test_what_a_late_seed_found_stays_mended(programs, seed):
+    done = simulate(programs, seed, seed + 1, "-v", timeout=100)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+
+
 def test_a_seed_decides_everything(programs):
     runs = [simulate(programs, 1, 6, timeout=100).stdout.splitlines()[-1] for _ in range(2)]
     assert "digest" in runs[0] and runs[0] == runs[1]

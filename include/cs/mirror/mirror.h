@@ -61,7 +61,7 @@ struct cs_mirror_local {
     struct cs_vector vv;   /* its messages */
     struct cs_vector tomb; /* what was deleted */
     int64_t stamp;         /* microseconds of the server's clock at the last known activity */
-    int64_t version;       /* grows when it is brought back from the archive */
+    int64_t version;       /* wall ms at which it came back from the archive; grows, 0: never */
     int64_t generation;    /* moves whenever a mark is set */
 };
 void cs_mirror_local_fini(struct cs_mirror_local *local);
