@@ -794,7 +794,7 @@ static enum cs_status settle(struct cs_mirror *mirror, struct flight *flight, st
         slow = slow || flight->items[i].way == WAY_SLOW;
     if (slow && rc == CS_OK)
         rc = keep(mirror, run, err);
-    if (flight->upto > 0) {
+    if (rc == CS_OK && flight->upto > 0) {
         run->upto = flight->upto;
         run->moved = true;
     }
