@@ -35,20 +35,20 @@ static void write_member(struct cs_buf *out, const char *name, const struct cs_j
     cs_buf_fini(&shown);
 }
 
-/* The parameters of elicitation/create: to accept is to approve. All that would be granted is told:
- * the reason is Codex's own word. */
+/* The parameters of elicitation/create: to accept is to approve. All that would be granted is told;
+ * text that the model may have written, with lines that look like others, comes last. */
 static void write_question(struct cs_buf *out, const struct cs_json *asked)
 {
     static const char *const told[] = {
-        "command",
         "cwd",
-        "reason",
-        "changes",
         "grantRoot",
         "permissions",
         "additionalPermissions",
         "networkApprovalContext",
         "truncated",
+        "changes",
+        "command",
+        "reason",
     };
     const struct cs_json *request = cs_json_get(asked, "request");
     const char *kind = cs_json_get_string(asked, "kind");
