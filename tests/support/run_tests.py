@@ -213,11 +213,12 @@ def phases(long):
         Unit("tsan"),
         Pytest("fault", "tests/fault", "release", *deep),
         *([races] if long else []),
-        Pytest("system-asan", "tests/integration", "asan", "-m", "smoke", slowness=3),
-        gates[4],
-        Pytest("system-tsan", "tests/integration", "tsan", "-m", "smoke", slowness=5),
+        # From here on the longest first: both lanes end at much the same time.
         Build("fuzz"),
         Fuzz(1800 if long else 60),
+        Pytest("system-tsan", "tests/integration", "tsan", "-m", "smoke", slowness=5),
+        gates[4],
+        Pytest("system-asan", "tests/integration", "asan", "-m", "smoke", slowness=3),
     ]
 
 
