@@ -180,6 +180,11 @@ bool cs_link_live(const struct cs_link *link, const struct cs_link_turn *node)
     return link->state == CS_LINK_READY && node->generation == link->generation;
 }
 
+static void stop(struct cs_link *link)
+{
+    cs_process_stop(link->process, false, link->ops->skip_stdin);
+}
+
 enum cs_status cs_link_call(struct cs_link *link, struct cs_link_turn *node, int64_t id,
                             const struct cs_buf *line, struct cs_err *err)
 {
@@ -193,7 +198,7 @@ enum cs_status cs_link_call(struct cs_link *link, struct cs_link_turn *node, int
     status = cs_process_write(link->process, line->data, line->len, err);
     if (status == CS_UNAVAILABLE) { /* it does not read: on_gone() will tell the turn */
         cs_err_clear(err);
-        cs_process_stop(link->process, false, link->ops->skip_stdin);
+        stop(link);
         return CS_OK;
     }
     if (status != CS_OK) {
@@ -322,11 +327,6 @@ void cs_link_proved(struct cs_link *link)
 }
 
 /* The handshake. */
-
-static void stop(struct cs_link *link)
-{
-    cs_process_stop(link->process, false, link->ops->skip_stdin);
-}
 
 /* The child is of no use: tell its turns, and let it end. */
 static void give_up(struct cs_link *link, enum cs_link_message kind, const char *sentence)
@@ -698,7 +698,7 @@ void cs_link_fini(struct cs_link *link, int64_t deadline)
     pthread_mutex_unlock(&link->mutex);
     pthread_join(link->supervisor, NULL);
     if (link->process) {
-        cs_process_stop(link->process, false, link->ops->skip_stdin);
+        stop(link);
         cs_process_end_by(link->process, deadline);
         cs_process_free(link->process);
     }

@@ -263,6 +263,17 @@ static void a_handshake_without_end_is_bounded(void **state)
     assert_true(hand_await(1, "initialize")->stopped);
 }
 
+/* The first child, whose turn is over, was stopped; the next turn is for another one. */
+static void assert_replaced(struct cs_process *child)
+{
+    assert_true(child->stopped);
+    hand_end(child, 0, false, "");
+    cs_engine_turn_free(turn);
+    begin(NULL);
+    assert_int_equal(next(0), -1);
+    assert_non_null(hand_await(2, "initialize"));
+}
+
 static void talk_without_memory(struct cs_process *child)
 {
     fault_arm(2); /* the first one is the test's own */
@@ -281,12 +292,7 @@ static void a_child_given_up_before_its_start_is_over_is_stopped(void **state)
     }
     struct cs_process *child = hand_live();
     assert_non_null(child);
-    assert_true(child->stopped);
-    hand_end(child, 0, false, "");
-    cs_engine_turn_free(turn);
-    begin(NULL);
-    assert_int_equal(next(0), -1);
-    assert_non_null(hand_await(2, "initialize"));
+    assert_replaced(child);
 }
 
 static void a_child_that_cannot_be_started_is_unavailable(void **state)
@@ -426,12 +432,7 @@ static void a_child_that_hangs_is_replaced(void **state)
     assert_int_equal(next(0), -1); /* turn/start was sent */
     assert_done(CS_UPSTREAM, "codex_died");
     assert_non_null(strstr(event.error->msg, "said nothing for 40 ms"));
-    assert_true(child->stopped);
-    hand_end(child, 0, false, "");
-    cs_engine_turn_free(turn);
-    begin(NULL);
-    assert_int_equal(next(0), -1);
-    assert_non_null(hand_await(2, "initialize"));
+    assert_replaced(child);
 }
 
 static void a_child_that_does_not_read_is_stopped(void **state)
