@@ -436,7 +436,7 @@ static void tell_node(const void *node, VISIT visit, void *arg)
     const struct tell_walk *walk = arg;
     const struct cs_approval *approval;
 
-    if (visit != postorder && visit != leaf)
+    if ((visit != postorder && visit != leaf) || !cs_events_wanted(walk->feed, *turn))
         return;
     for (approval = (*turn)->approvals; approval != NULL; approval = approval->next)
         if (approval->open && approval->number <= walk->upto &&

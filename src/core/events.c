@@ -167,11 +167,21 @@ static struct cs_told *passing_new(const struct cs_turn *turn, const char *name,
     return passing;
 }
 
+static bool covers(const struct cs_feed *feed, int64_t session, const char *turn, const char *user)
+{
+    return (feed->session == 0 || feed->session == session) &&
+           (feed->turn[0] == '\0' || strcmp(feed->turn, turn) == 0) &&
+           (feed->user == NULL || strcmp(feed->user, user) == 0);
+}
+
 static bool wants(const struct cs_feed *feed, const struct cs_told *told)
 {
-    return (feed->session == 0 || feed->session == told->session) &&
-           (feed->turn[0] == '\0' || strcmp(feed->turn, told->turn) == 0) &&
-           (feed->user == NULL || strcmp(feed->user, told->user) == 0);
+    return covers(feed, told->session, told->turn, told->user);
+}
+
+bool cs_events_wanted(const struct cs_feed *feed, const struct cs_turn *turn)
+{
+    return covers(feed, turn->session.id, turn->row.tid, turn->session.user);
 }
 
 void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_buf *members)
@@ -206,7 +216,7 @@ bool cs_events_again(struct cs_feed *feed, struct cs_turn *turn, const char *nam
         return false;
     pthread_mutex_lock(&bus->mutex);
     room = feed->bytes + passing->len <= FEED_MAX / 2; /* the rest is for what happens now */
-    if (room && wants(feed, passing))
+    if (room)
         push_locked(feed, passing, 0);
     pthread_mutex_unlock(&bus->mutex);
     cs_told_unref(passing);

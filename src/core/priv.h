@@ -219,8 +219,10 @@ bool cs_events_heard(struct cs_core *core);
  * @members its members beside the ids, rendered: `"delta":"x"`. Any thread that holds a reference,
  * with core->mutex or without. */
 void cs_events_passing(struct cs_turn *turn, const char *name, const struct cs_buf *members);
-/** Tell a new @feed alone of what was told before, if it wants to hear of the turn. False when it
- * has no room, or there is no memory. */
+/** Whether @feed is to hear of @turn. */
+bool cs_events_wanted(const struct cs_feed *feed, const struct cs_turn *turn);
+/** Tell a new @feed alone of what was told before. False when it has no room, or there is no
+ * memory. */
 bool cs_events_again(struct cs_feed *feed, struct cs_turn *turn, const char *name,
                      const struct cs_buf *members);
 
